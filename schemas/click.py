@@ -1,0 +1,270 @@
+"""A click: one action of one user on one item, alone or as the columns of a micro-batch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.avro import BadRecord, Schema, SchemaById, encode, writer_schema
+from schemas.columns import Columns, Spans, decode_columns
+from schemas.ids import PADDING, hash_spans
+
+# The order is the code kept in state: append only.
+ACTIONS = ("VIEW", "CLICK", "CART", "PURCHASE", "LIKE", "DISLIKE", "SHARE", "IMPRESSION")
+DEFAULT_ACTION = "CLICK"
+# Ids are keys in state, in Cassandra and in Kafka; longer ones are a sign of a payload in the wrong field.
+MAX_ID_BYTES = 256
+# 2000-01-01: earlier times are seconds taken for milliseconds, or an unset clock.
+EARLIEST_MS = 946_684_800_000
+# A producer's clock may run this far ahead before its events are refused.
+MAX_AHEAD_MS = 5 * 60 * 1000
+_ID_FIELDS = ("event_id", "user_id", "item_id")
+
+
+@dataclass(frozen=True)
+class Click:
+    """One event as a producer writes it. event_time in ms since 1970, UTC; dwell_ms in ms."""
+
+    event_id: str
+    user_id: str
+    item_id: str
+    event_time: int
+    action: str = DEFAULT_ACTION
+    dwell_ms: int | None = None
+    value: float | None = None
+    request_id: str | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+
+
+def encode_click(click: Click) -> bytes:
+    """The Kafka value of a click; its key is `click.user_id.encode()`."""
+    return encode("click_event", asdict(click))
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """The N good records of a batch as columns.
+
+    buffer: all values of the batch. user, item, event: where the ids lie in it.
+    event_time: int64[N] ms. action: uint8[N], index into ACTIONS.
+    user_hash, item_hash, event_hash: uint64[N]. positions: int64[N], index in the batch that was decoded.
+    """
+
+    buffer: NDArray[np.uint8]
+    user: Spans
+    item: Spans
+    event: Spans
+    event_time: NDArray[np.int64]
+    action: NDArray[np.uint8]
+    user_hash: NDArray[np.uint64]
+    item_hash: NDArray[np.uint64]
+    event_hash: NDArray[np.uint64]
+    positions: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        """str of each record's user; for N of many, use `texts` on the rows you need."""
+        return self.texts(self.user, np.arange(len(self)))
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """str of each record's item."""
+        return self.texts(self.item, np.arange(len(self)))
+
+    @cached_property
+    def event_ids(self) -> list[str]:
+        """str of each record's event id."""
+        return self.texts(self.event, np.arange(len(self)))
+
+    def texts(self, spans: Spans, rows: NDArray[np.int64]) -> list[str]:
+        """The strings of `spans` in the given rows."""
+        raw = memoryview(self.buffer)
+        starts = spans.start[rows].tolist()
+        ends = (spans.start[rows] + spans.length[rows]).tolist()
+        return [str(raw[a:b], "utf-8") for a, b in zip(starts, ends, strict=True)]
+
+    def select(self, rows: NDArray[Any]) -> "Clicks":
+        """The records at `rows` (indices or a mask), in that order."""
+        return Clicks(
+            self.buffer,
+            *(Spans(s.start[rows], s.length[rows]) for s in (self.user, self.item, self.event)),
+            *(getattr(self, f.name)[rows] for f in fields(self)[4:]),
+        )
+
+
+def decode_clicks(
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None],
+    now_ms: int,
+    schema_by_id: SchemaById | None = None,
+) -> tuple[Clicks, list[BadRecord]]:
+    """Decode a batch of Kafka values: every record becomes a row of the columns or a BadRecord. Never raises.
+
+    keys: the Kafka keys, which must equal user_id. now_ms: wall clock, to refuse times too far ahead.
+    """
+    bad: list[BadRecord] = []
+    groups: dict[int, tuple[Schema, int, list[int]]] = {}
+    # Nearly always one producer version: one lookup of its first ten bytes serves the whole batch.
+    known: dict[bytes, tuple[Schema, int]] = {}
+    for position, value in enumerate(values):
+        head = value[:10] if value and len(value) <= 4096 else b""
+        found = known.get(head)
+        if found is None:
+            looked_up = writer_schema("click_event", value, position, schema_by_id)
+            if isinstance(looked_up, BadRecord):
+                bad.append(looked_up)
+                continue
+            found = looked_up
+            if head and found[1] == len(head):
+                known[head] = found
+        groups.setdefault(id(found[0]), (*found, []))[2].append(position)
+    parts = []
+    for schema, body_start, positions in groups.values():
+        part, part_bad = _decode_group(schema, body_start, positions, values, keys, now_ms)
+        parts.append(part)
+        bad.extend(part_bad)
+    bad.sort(key=lambda record: record.position)
+    return _joined(parts), bad
+
+
+def _decode_group(
+    schema: Schema,
+    body_start: int,
+    positions: list[int],
+    values: Sequence[bytes | None],
+    keys: Sequence[bytes | None],
+    now_ms: int,
+) -> tuple[Clicks, list[BadRecord]]:
+    where = np.array(positions, np.int64)
+    try:
+        columns = decode_columns([values[p] or b"" for p in positions], body_start, schema)
+        spans = [columns.spans[name] for name in _ID_FIELDS]
+        event_time = columns.numbers["event_time"]
+    except (ValueError, KeyError) as error:
+        detail = f"cannot be read as ClickEvent: {error}"
+        return _joined([]), [BadRecord(p, "unknown-schema", detail) for p in positions]
+    action = _action_codes(columns, len(positions))
+    checks = _Checks(len(positions))
+    names = [f["name"] for f in schema["fields"]] + ["the end"]
+    checks.refuse(columns.failed, "malformed", lambda i: f"breaks at {names[columns.failed_field[i]]}")
+    for name, span in zip(_ID_FIELDS, spans, strict=True):
+        _check_id(checks, columns.buffer, name, span)
+    user_hash = hash_spans(columns.buffer, spans[1].start, np.where(checks.good, spans[1].length, 0))
+    checks.refuse(
+        user_hash != _key_hashes([keys[p] for p in positions]),
+        "wrong-key",
+        lambda i: f"key {keys[positions[i]]!r} is not user_id"[:200],
+    )
+    checks.refuse(event_time < EARLIEST_MS, "too-old", lambda i: f"event_time {event_time[i]} is before 2000")
+    checks.refuse(
+        event_time > now_ms + MAX_AHEAD_MS,
+        "future",
+        lambda i: f"event_time {event_time[i]} is {(event_time[i] - now_ms) / 1000:.0f} s ahead",
+    )
+    _check_numbers(checks, columns)
+    good = np.flatnonzero(checks.good)
+    user, item, event = (Spans(s.start[good], s.length[good]) for s in (spans[1], spans[2], spans[0]))
+    clicks = Clicks(
+        columns.buffer,
+        user,
+        item,
+        event,
+        event_time[good],
+        action[good],
+        user_hash[good],
+        hash_spans(columns.buffer, item.start, item.length),
+        hash_spans(columns.buffer, event.start, event.length),
+        where[good],
+    )
+    return clicks, [BadRecord(positions[i], reason, detail) for i, reason, detail in checks.refused]
+
+
+class _Checks:
+    """Which records are still good, and the first reason against each that is not."""
+
+    def __init__(self, count: int) -> None:
+        self.good = np.ones(count, np.bool_)
+        self.refused: list[tuple[int, str, str]] = []
+
+    def refuse(self, broken: NDArray[np.bool_], reason: str, detail: Any) -> None:
+        for i in np.flatnonzero(broken & self.good).tolist():
+            self.refused.append((i, reason, detail(i)))
+        self.good &= ~broken
+
+
+def _check_id(checks: _Checks, buffer: NDArray[np.uint8], name: str, span: Spans) -> None:
+    too_long = (span.length == 0) | (span.length > MAX_ID_BYTES)
+    checks.refuse(too_long, "bad-id", lambda i: f"{name} has {span.length[i]} bytes; 1 to {MAX_ID_BYTES} are allowed")
+    # One running count over the buffer finds the few ids that are not plain ASCII; only those are decoded here.
+    unusual = np.concatenate(([0], np.cumsum((buffer < 0x20) | (buffer >= 0x7F))))
+    suspects = checks.good & (unusual[span.start + span.length] > unusual[span.start])
+    unreadable = np.zeros_like(suspects)
+    for i in np.flatnonzero(suspects).tolist():
+        raw = buffer[span.start[i] : span.start[i] + span.length[i]].tobytes()
+        unreadable[i] = not _is_clean_text(raw)
+    checks.refuse(unreadable, "bad-id", lambda i: f"{name} has control characters or is not UTF-8")
+
+
+def _is_clean_text(raw: bytes) -> bool:
+    try:
+        return raw.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
+def _check_numbers(checks: _Checks, columns: Columns) -> None:
+    if "value" in columns.numbers:
+        value, given = columns.numbers["value"], columns.present["value"]
+        checks.refuse(
+            given & ~(np.isfinite(value) & (value >= 0)), "bad-number", lambda i: f"value is {value[i]}"
+        )
+    if "dwell_ms" in columns.numbers:
+        dwell, given = columns.numbers["dwell_ms"], columns.present["dwell_ms"]
+        checks.refuse(given & (dwell < 0), "bad-number", lambda i: f"dwell_ms is {dwell[i]}")
+
+
+def _action_codes(columns: Columns, count: int) -> NDArray[np.uint8]:
+    """The writer's enum codes as ours; a symbol we do not know yet, or no action at all, is the default."""
+    default = ACTIONS.index(DEFAULT_ACTION)
+    if "action" not in columns.symbols:
+        return np.full(count, default, np.uint8)
+    symbols = columns.symbols["action"]
+    ours = np.array([ACTIONS.index(s) if s in ACTIONS else default for s in symbols], np.uint8)
+    return ours[np.clip(columns.numbers["action"], 0, len(symbols) - 1)]
+
+
+def _key_hashes(keys: list[bytes | None]) -> NDArray[np.uint64]:
+    lengths = np.fromiter((len(key or b"") for key in keys), np.int64, len(keys))
+    buffer = np.frombuffer(b"".join(key or b"" for key in keys) + PADDING, np.uint8)
+    return hash_spans(buffer, np.cumsum(lengths) - lengths, lengths)
+
+
+def _joined(parts: list[Clicks]) -> Clicks:
+    """One batch of the parts, in the order of their positions (one part a producer version)."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        none, empty = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        spans = [Spans(none, none) for _ in range(3)]
+        return Clicks(np.frombuffer(PADDING, np.uint8), *spans, none, none.astype(np.uint8), empty, empty, empty, none)
+    shifts = np.cumsum([0] + [len(part.buffer) for part in parts])
+    joined = Clicks(
+        np.concatenate([part.buffer for part in parts]),
+        *(
+            Spans(
+                np.concatenate([getattr(p, n).start + s for p, s in zip(parts, shifts, strict=False)]),
+                np.concatenate([getattr(p, n).length for p in parts]),
+            )
+            for n in ("user", "item", "event")
+        ),
+        *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Clicks)[4:]),
+    )
+    return joined.select(np.argsort(joined.positions))
+
+

@@ -1,0 +1,195 @@
+"""Decoding a batch of Avro records into columns, with numpy and without a loop over the records.
+
+All bodies of a batch lie in one byte buffer. One cursor per record walks through the writer's schema, field by
+field, all records at once. A cursor that would pass its record's end stops and names the field, so that a damaged
+record never harms its neighbours.
+
+Shapes: N records; every array is [N] unless said otherwise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.avro import Schema
+from schemas.ids import PADDING
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+# A 64-bit zigzag integer has at most ten bytes of seven bits.
+_VARINT_BYTES = 10
+# More blocks or entries than this in one map or array is refused: the walk is one step an entry.
+_MAX_ENTRIES = 256
+
+
+@dataclass
+class Spans:
+    """A column of strings: where each lies in the batch's buffer. start, length: int64[N], bytes."""
+
+    start: Ints
+    length: Ints
+
+
+@dataclass
+class Columns:
+    """Decoded columns; where `failed` is set the values of that record mean nothing.
+
+    failed: bool[N]. failed_field: int64[N], index into the writer's fields, len(fields) for bytes after the end.
+    numbers: int64[N] or float64[N] by field name, with `present` bool[N] for optional fields.
+    """
+
+    buffer: NDArray[np.uint8]
+    failed: Bools
+    failed_field: Ints
+    numbers: dict[str, NDArray[Any]]
+    present: dict[str, Bools]
+    spans: dict[str, Spans]
+    symbols: dict[str, list[str]]
+
+
+class _Cursor:
+    """One position per record, and which records are still sound."""
+
+    def __init__(self, buffer: NDArray[np.uint8], at: Ints, end: Ints) -> None:
+        self.buffer = buffer
+        self.at = at
+        self.end = end
+        self.sound = np.ones(len(at), np.bool_)
+
+    def fail(self, broken: Bools) -> None:
+        self.sound &= ~broken
+
+    def varint(self, rows: Bools) -> Ints:
+        """Read one zigzag integer in the chosen rows; 0 elsewhere."""
+        raw = np.zeros(len(self.at), np.uint64)
+        more = rows & self.sound
+        for shift in range(0, 7 * _VARINT_BYTES, 7):
+            self.fail(more & (self.at >= self.end))
+            more &= self.sound
+            byte = self.buffer[np.where(more, self.at, 0)]
+            raw |= np.where(more, (byte & 0x7F).astype(np.uint64) << np.uint64(shift), np.uint64(0))
+            self.at += more
+            more &= byte >= 0x80
+            if not more.any():
+                break
+        self.fail(more)
+        return (raw >> np.uint64(1)).view(np.int64) ^ -(raw & np.uint64(1)).view(np.int64)
+
+    def span(self, rows: Bools) -> Spans:
+        """Step over length-prefixed bytes in the chosen rows."""
+        length = self.varint(rows)
+        # The comparison is written so that a huge length cannot overflow.
+        self.fail(rows & ((length < 0) | (length > self.end - self.at)))
+        length = np.where(rows & self.sound, length, 0)
+        start = self.at.copy()
+        self.at += length
+        return Spans(start, length)
+
+    def fixed(self, size: int, rows: Bools) -> Ints:
+        """Step over `size` bytes in the chosen rows; returns where they start (0 elsewhere)."""
+        self.fail(rows & (self.end - self.at < size))
+        read = rows & self.sound
+        start = np.where(read, self.at, 0)
+        self.at += read * size
+        return start
+
+
+def decode_columns(values: Sequence[bytes], body_start: int, schema: Schema) -> Columns:
+    """Decode N framed records written with `schema`, whose bodies start `body_start` bytes into each value.
+
+    Raises ValueError for a schema with types beyond those of the project's records.
+    """
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    buffer = np.frombuffer(b"".join(values) + PADDING, np.uint8)
+    end = np.cumsum(lengths)
+    cursor = _Cursor(buffer, end - lengths + body_start, end)
+    fields = schema["fields"]
+    out = Columns(
+        buffer, np.zeros(len(values), np.bool_), np.full(len(values), -1, np.int64), {}, {}, {}, {}
+    )
+    for index, field in enumerate(fields):
+        _read(cursor, field["type"], np.ones(len(values), np.bool_), field["name"], out)
+        out.failed_field[~cursor.sound & (out.failed_field < 0)] = index
+    cursor.fail(cursor.at != cursor.end)
+    out.failed_field[~cursor.sound & (out.failed_field < 0)] = len(fields)
+    out.failed = ~cursor.sound
+    return out
+
+
+def _read(cursor: _Cursor, kind: Any, rows: Bools, name: str | None, out: Columns) -> None:
+    """Read one value of type `kind` in the chosen rows; keep it as column `name`, or drop it without a name."""
+    if isinstance(kind, list):
+        _read_union(cursor, kind, rows, name, out)
+        return
+    word = kind["type"] if isinstance(kind, dict) else kind
+    if word in ("int", "long"):
+        _keep(out, name, rows, cursor.varint(rows))
+    elif word == "enum":
+        code = cursor.varint(rows)
+        cursor.fail(rows & ((code < 0) | (code >= len(kind["symbols"]))))
+        _keep(out, name, rows, code)
+        if name is not None:
+            out.symbols[name] = kind["symbols"]
+    elif word in ("string", "bytes"):
+        spans = cursor.span(rows)
+        if name is not None:
+            out.spans[name] = spans
+            out.present[name] = rows
+    elif word in ("float", "double"):
+        size = 4 if word == "float" else 8
+        window = np.lib.stride_tricks.sliding_window_view(cursor.buffer, size)
+        number = window[cursor.fixed(size, rows)].view(f"<f{size}")[:, 0]
+        _keep(out, name, rows, number.astype(np.float64))
+    elif word == "boolean":
+        byte = cursor.buffer[cursor.fixed(1, rows)]
+        cursor.fail(rows & (byte > 1))
+        _keep(out, name, rows, byte.astype(np.int64))
+    elif word == "null":
+        return
+    elif word in ("map", "array"):
+        _skip_blocks(cursor, kind, rows)
+    else:
+        raise ValueError(f"Avro type {word!r} is not used by the project's records")
+
+
+def _keep(out: Columns, name: str | None, rows: Bools, number: NDArray[Any]) -> None:
+    if name is not None:
+        out.numbers[name] = number
+        out.present[name] = rows
+
+
+def _read_union(cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None, out: Columns) -> None:
+    branches = [kind for kind in kinds if kind != "null"]
+    if len(branches) != 1:
+        raise ValueError(f"only unions of null and one type are used by the project's records, not {kinds}")
+    branch = cursor.varint(rows)
+    cursor.fail(rows & ((branch < 0) | (branch >= len(kinds))))
+    chosen = rows & cursor.sound & (branch == kinds.index(branches[0]))
+    _read(cursor, branches[0], chosen, name, out)
+
+
+def _skip_blocks(cursor: _Cursor, kind: Any, rows: Bools) -> None:
+    """Step over a map or an array: blocks of entries, each with its count, ended by a count of 0."""
+    open_rows = rows & cursor.sound
+    for _ in range(_MAX_ENTRIES):
+        count = cursor.varint(open_rows)
+        # A negative count is followed by the block's size in bytes, for readers that skip.
+        cursor.varint(open_rows & (count < 0))
+        left = np.abs(count)
+        cursor.fail(open_rows & ((left > _MAX_ENTRIES) | (left < 0)))
+        open_rows = open_rows & cursor.sound & (count != 0)
+        if not open_rows.any():
+            return
+        for step in range(int(left[open_rows].max())):
+            entry = open_rows & cursor.sound & (step < left)
+            if kind["type"] == "map":
+                cursor.span(entry)
+                _read(cursor, kind["values"], entry, None, Columns(cursor.buffer, entry, left, {}, {}, {}, {}))
+            else:
+                _read(cursor, kind["items"], entry, None, Columns(cursor.buffer, entry, left, {}, {}, {}, {}))
+        open_rows &= cursor.sound
+    cursor.fail(open_rows)

@@ -1,0 +1,53 @@
+"""A record that could not be used, as it is kept for its producer."""
+
+import hashlib
+from dataclasses import asdict, dataclass
+
+from schemas.avro import BadRecord, decode, encode
+
+# Enough to see what a record was meant to be; the digest tells whole records apart.
+KEPT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """Original bytes (their head when longer than KEPT_BYTES), where they lay, and why. first_seen in ms."""
+
+    value: bytes | None
+    value_size: int
+    value_sha256: str | None
+    key: bytes | None
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    detail: str
+    first_seen: int
+    job_version: str
+
+
+def bury(
+    value: bytes | None,
+    key: bytes | None,
+    where: tuple[str, int, int],
+    reason: str,
+    detail: str,
+    first_seen: int,
+    job_version: str,
+) -> DeadLetter:
+    """The dead letter of one record; `where` is its topic, partition and offset."""
+    size = len(value or b"")
+    digest = hashlib.sha256(value).hexdigest() if value is not None and size > KEPT_BYTES else None
+    head = value[:KEPT_BYTES] if value is not None else None
+    return DeadLetter(head, size, digest, key, *where, reason, detail, first_seen, job_version)
+
+
+def encode_dead_letter(letter: DeadLetter) -> bytes:
+    """The Kafka value of a dead letter; its key is the original key."""
+    return encode("dead_letter", asdict(letter))
+
+
+def decode_dead_letter(value: bytes | None, position: int = 0) -> DeadLetter | BadRecord:
+    """One message of `dead-letters`. Never raises."""
+    fields = decode("dead_letter", value, position)
+    return fields if isinstance(fields, BadRecord) else DeadLetter(**fields)
