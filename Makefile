@@ -1,0 +1,43 @@
+# The verbs of the project; `make` alone explains them. Everything runs in .venv, which the first verb makes.
+
+PYTHON := $(firstword $(shell for p in python3.11 python3.12 python3; do \
+    $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p; done))
+READY := .venv/.ready
+RUN := .venv/bin/python
+
+help:
+	@echo 'make demo     the whole loop on real servers, from an empty machine to recommendations; ends by itself'
+	@echo 'make up       start Kafka, Cassandra and the job, and leave them running'
+	@echo 'make status   what runs, and where to look'
+	@echo 'make down     stop it; the data stays (python -m deploy.local down --wipe removes it)'
+	@echo 'make test     every test, on real servers of their own'
+	@echo 'make check    style and types'
+	@echo 'make bench    measure it on this machine'
+	@echo
+	@echo 'Needed: Python 3.11 or 3.12, a JDK 17, Maven, 10 GB of disk. The first call makes .venv (minutes).'
+
+# The lock names every package with its digest, so this machine gets what every other one got.
+$(READY): requirements.lock pyproject.toml
+	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or 3.12 was found; install one of them' >&2; exit 4; }
+	@echo 'making .venv with $(PYTHON)'
+	@$(PYTHON) -m venv --clear .venv || \
+	    { echo 'error: $(PYTHON) makes no virtual environment; install its venv module' >&2; exit 4; }
+	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo up status down: $(READY)
+	@$(RUN) -m deploy.local $@
+
+test: $(READY)
+	@$(RUN) -m pytest
+
+bench: $(READY)
+	@$(RUN) -m tests.bench
+
+check: $(READY)
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+.PHONY: help demo up status down test bench check

@@ -1,0 +1,1 @@
+"""Kafka, Cassandra and Flink as plain processes on one machine, under one state folder."""

@@ -1,0 +1,50 @@
+"""The few dials of a local stack: flags first, then FRESHREC_LOCAL_… in the environment."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from deploy.local.ports import DEFAULT_BASE, MAX_TASKMANAGERS
+from schemas.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class LocalSettings(BaseSettings):
+    """Where the stack lives and how large it is; FRESHREC_LOCAL_STATE, FRESHREC_LOCAL_PORT_BASE, …"""
+
+    model_config = SettingsConfigDict(env_prefix="FRESHREC_LOCAL_", extra="forbid", frozen=True)
+
+    state: Path = REPOSITORY / ".freshrec"
+    # Apart from the state folder: stacks beside each other share it, and wiping a state folder leaves it.
+    jars: Path = REPOSITORY / ".freshrec" / "jars"
+    port_base: int = Field(DEFAULT_BASE, ge=1024)
+    # One slot, one Python interpreter each: the parallelism of the job, and how many wait warm beside.
+    taskmanagers: int = Field(1, ge=1, le=MAX_TASKMANAGERS)
+    spares: int = Field(0, ge=0, le=MAX_TASKMANAGERS)
+    # As many readers as the job may ever want; the number of a topic's partitions can only grow.
+    click_partitions: int = Field(8, ge=1)
+    # Prometheus endpoints of Flink. Off by default: its reporter listens on every interface.
+    metrics: bool = False
+
+
+def load_local_settings(**flags: Any) -> LocalSettings:
+    """Flags that are None do not count. Raises ConfigError naming the key."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        settings = LocalSettings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"local setting {key} = {first['input']!r}: {first['msg']}",
+            f"correct the flag or FRESHREC_LOCAL_{key.upper()}",
+        ) from error
+    if settings.taskmanagers + settings.spares > MAX_TASKMANAGERS:
+        raise ConfigError(
+            f"{settings.taskmanagers} TaskManagers and {settings.spares} spares are too many for one machine",
+            f"take {MAX_TASKMANAGERS} at most",
+        )
+    return settings

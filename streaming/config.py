@@ -1,0 +1,63 @@
+"""The job's settings: few dials, the rest derived from them."""
+
+from typing import Any
+
+from pydantic import Field
+
+from schemas.settings import CommonSettings, Section
+from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
+
+
+class StreamingSection(Section):
+    """The dials of the job."""
+
+    parallelism: int = Field(1, ge=1, le=128, description="TaskManagers that work; one slot each.")
+    largest_parallelism: int = Field(
+        4, ge=1, le=128, description="Never to be exceeded while the state lives: users are dealt to so many shards."
+    )
+    window_ms: int = Field(
+        20, ge=5, le=1000, description="Events of a shard wait this long for each other: freshness against load."
+    )
+    row_ttl_days: int = Field(90, ge=1, description="A row that no new event touches disappears after so long.")
+    trending_hours: int = Field(7 * 24, ge=1, description="Popularity is counted over so many hours of event time.")
+    providers: list[str] = Field(
+        ["CUDAExecutionProvider", "CPUExecutionProvider"], description="ONNX Runtime providers, the first that works."
+    )
+    scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
+
+
+class Settings(CommonSettings):
+    """The tree as the job sees it; the trainer's section is the trainer's to check."""
+
+    streaming: StreamingSection = StreamingSection()
+    trainer: dict[str, Any] = {}
+
+    @property
+    def event_topics(self) -> list[str]:
+        """Topics that change a user's state."""
+        return [self.topic(CLICKS), self.topic(ERASURES)]
+
+    @property
+    def control_topics(self) -> list[str]:
+        """Topics that change what all users are served from."""
+        return [self.topic(MODEL_RELEASES), self.topic(ITEMS)]
+
+    @property
+    def dead_letter_topic(self) -> str:
+        """Where records go that cannot be used."""
+        return self.topic(DEAD_LETTERS)
+
+    @property
+    def job_name(self) -> str:
+        """The job's name in Flink."""
+        return f"freshrec-{self.namespace}" if self.namespace else "freshrec"
+
+    def describe(self) -> list[str]:
+        """The dials and what follows from them, one a line, for the start of the log."""
+        s = self.streaming
+        return [
+            f"config: kafka {self.kafka.bootstrap}, cassandra {','.join(self.cassandra.hosts)}:{self.cassandra.port}",
+            f"config: events {', '.join(self.event_topics)}; control {', '.join(self.control_topics)}",
+            f"config: keyspace {self.keyspace}, rows live {s.row_ttl_days} days",
+            f"config: parallelism {s.parallelism} of at most {s.largest_parallelism} (= shards), window {s.window_ms} ms",
+        ]

@@ -1,0 +1,71 @@
+"""control: what changes the serving of all users, decoded once and sent to every scorer: releases and availability."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pyflink.common import Row
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+
+from schemas.avro import BadRecord
+from schemas.item import decode_item
+from schemas.release import ModelRelease, decode_release
+from streaming.batch import records_of
+from streaming.dead_letter import job_version, letters
+from streaming.metrics import Metrics
+
+
+# Kinds of records: the order of Settings.control_topics.
+RELEASE, ITEM = 0, 1
+
+
+class Announced(NamedTuple):
+    """A release, and where its message lies: topic, partition, offset, key, value."""
+
+    release: ModelRelease
+    where: tuple[str, int, int]
+    key: bytes | None
+    value: bytes
+
+
+class Availability(NamedTuple):
+    """Items by whether they may be recommended; the last message of each item counts."""
+
+    available: dict[str, bool]
+
+
+class Control(KeyedProcessFunction):  # type: ignore[misc]
+    """Keyed by the one shard of the control topics, so that messages keep their order."""
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Called by Flink in the task's thread."""
+        self._version = job_version()
+        self._metrics = Metrics(runtime_context, "control").declare(["releases", "items", "dead_letters"])
+
+    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
+        """One micro-batch of messages in; `Availability` and `Announced` out, dead letters beside them."""
+        records = records_of(value)
+        bad: list[BadRecord] = []
+        available: dict[str, bool] = {}
+        announced: list[Announced] = []
+        for p, (key, content) in enumerate(zip(records.keys, records.values, strict=True)):
+            if records.kinds[p] == RELEASE:
+                release = decode_release(content, p)
+                if isinstance(release, BadRecord):
+                    bad.append(release)
+                else:
+                    where = (self._topics[records.kinds[p]], records.partitions[p], records.offsets[p])
+                    announced.append(Announced(release, where, key, content or b""))
+            else:
+                item = decode_item(content, key, p)
+                if isinstance(item, BadRecord):
+                    bad.append(item)
+                else:
+                    available[item.item_id] = item.available
+        yield from letters(records, self._topics, bad, self._version)
+        self._metrics.add(releases=len(announced), items=len(available), dead_letters=len(bad))
+        if available:
+            yield Availability(available)
+        yield from announced

@@ -1,0 +1,54 @@
+"""dead-letters: records that cannot be used, on their way back to their producers through Kafka."""
+
+import time
+from collections.abc import Iterable
+from importlib import metadata
+
+from pyflink.common import Row, Types
+from pyflink.datastream import OutputTag
+from pyflink.table import StreamTableEnvironment
+
+from schemas.avro import BadRecord
+from schemas.dead_letter import bury, encode_dead_letter
+from streaming.batch import Records
+
+ROW_TYPE = Types.ROW_NAMED(
+    ["key_bytes", "value_bytes"], [Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.PRIMITIVE_ARRAY(Types.BYTE())]
+)
+DEAD_LETTERS = OutputTag("dead-letters", ROW_TYPE)
+
+
+def job_version() -> str:
+    """The version of this package, or "source" where it runs without being installed."""
+    try:
+        return metadata.version("freshrec")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def letters(
+    records: Records, topics: list[str], bad: Iterable[BadRecord], version: str
+) -> Iterable[tuple[OutputTag, Row]]:
+    """Side outputs for the bad records of a micro-batch."""
+    now_ms = int(time.time() * 1000)
+    for record in bad:
+        p = record.position
+        where = (topics[records.kinds[p]], records.partitions[p], records.offsets[p])
+        letter = bury(records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version)
+        yield DEAD_LETTERS, Row(records.keys[p] or b"", encode_dead_letter(letter))
+
+
+def declare_sink(tables: StreamTableEnvironment, bootstrap: str, topic: str) -> str:
+    """Declare the Kafka table that takes dead letters (written at least once, flushed by every checkpoint)."""
+    tables.execute_sql(f"""
+        CREATE TEMPORARY TABLE dead_letters (key_bytes BYTES, value_bytes BYTES) WITH (
+            'connector' = 'kafka',
+            'topic' = '{topic}',
+            'properties.bootstrap.servers' = '{bootstrap}',
+            'sink.delivery-guarantee' = 'at-least-once',
+            'key.format' = 'raw',
+            'key.fields' = 'key_bytes',
+            'value.format' = 'raw',
+            'value.fields-include' = 'EXCEPT_KEY'
+        )""")
+    return "dead_letters"

@@ -1,0 +1,183 @@
+"""features: decode a micro-batch and bring its users' state up to date.
+
+For one micro-batch, all of one shard:
+    1. decode; what cannot be used goes to the dead letters
+    2. forget users whose erasure is in it
+    3. read each user's state once, add the events, write it once
+    4. pass the states on to be scored, and the items' counts on to trending
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
+from pyflink.datastream.state import MapState, MapStateDescriptor
+
+from schemas.avro import BadRecord
+from schemas.click import ACTIONS, Clicks, decode_clicks
+from schemas.erasure import decode_erasure
+from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states
+from streaming.batch import Records, records_of
+from streaming.dead_letter import job_version, letters
+from streaming.metrics import Metrics
+
+# (a key that is the same for all, (newest event time ms, [(hour, item id, count), …]))
+POPULARITY = OutputTag("popularity", Types.ROW([Types.INT(), Types.PICKLED_BYTE_ARRAY()]))
+# Kinds of records: the order of Settings.event_topics.
+CLICK, ERASURE = 0, 1
+# Actions that say an item is wanted.
+_WANTED = np.array([action not in ("DISLIKE", "IMPRESSION") for action in ACTIONS])
+
+
+class Updated(NamedTuple):
+    """A micro-batch after `features`: U users with their states.
+
+    states: U records of USER_STATE in one piece. erased: (user id, write time µs) of rows to delete.
+    produced: int64[N], when the events that changed these users were produced, ms.
+    """
+
+    user_ids: list[str]
+    states: bytes
+    erased: list[tuple[str, int]]
+    produced: NDArray[np.int64]
+
+
+class Features(KeyedProcessFunction):  # type: ignore[misc]
+    """Keyed by shard; the state of each user lies in a map under the user's id."""
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Called by Flink in the task's thread."""
+        self._users: MapState = runtime_context.get_map_state(
+            MapStateDescriptor("users", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+        )
+        self._version = job_version()
+        self._metrics = Metrics(runtime_context, "features").declare(
+            counters=[
+                "records", "events", "duplicates", "late", "dead_letters", "erasures", "forgotten", "batches",
+                "decode_us", "state_us", "update_us",
+            ],  # fmt: skip
+            values=["batch_size"],
+        )
+
+    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
+        """One micro-batch in, one `Updated` out, with dead letters and popularity beside it."""
+        started = time.perf_counter()
+        now_us = time.time_ns() // 1000
+        records = records_of(value)
+        clicks, erasures, bad = self._decode(records, now_us // 1000)
+        read = len(clicks)
+        if erasures:
+            clicks = _without_forgotten(clicks, erasures)
+        decoded = time.perf_counter()
+        yield from letters(records, self._topics, bad, self._version)
+        erased = self._forget(erasures, now_us)
+        self._metrics.add(
+            records=len(records.keys),
+            batches=1,
+            dead_letters=len(bad),
+            erasures=len(erasures),
+            forgotten=read - len(clicks),
+            decode_us=int((decoded - started) * 1e6),
+        )
+        self._metrics.set(batch_size=len(records.keys))
+        if not len(clicks):
+            if erased:
+                yield Updated([], b"", list(erased.items()), np.zeros(0, np.int64))
+            return
+        updated, fresh = self._update(clicks, records, erased, now_us)
+        yield POPULARITY, Row(0, _popularity(fresh))
+        if updated.user_ids or updated.erased:
+            yield updated
+
+    def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
+        """Clicks, the place of each user's last erasure, and bad records."""
+        if not any(records.kinds):
+            clicks, bad = decode_clicks(records.values, records.keys, now_ms)
+            return clicks, {}, bad
+        chosen = [p for p, kind in enumerate(records.kinds) if kind == CLICK]
+        clicks, bad = decode_clicks([records.values[p] for p in chosen], [records.keys[p] for p in chosen], now_ms)
+        places = np.array(chosen, np.int64)
+        clicks = replace(clicks, positions=places[clicks.positions])
+        bad = [BadRecord(chosen[b.position], b.reason, b.detail) for b in bad]
+        erasures: dict[str, int] = {}
+        for place, kind in enumerate(records.kinds):
+            if kind == ERASURE:
+                user = decode_erasure(records.values[place], records.keys[place], place)
+                if isinstance(user, BadRecord):
+                    bad.append(user)
+                else:
+                    erasures[user] = place
+        return clicks, erasures, bad
+
+    def _forget(self, erasures: dict[str, int], now_us: int) -> dict[str, int]:
+        """Drop the state of erased users; returns the write time of each one's delete."""
+        erased = {}
+        for user in erasures:
+            record = self._users.get(user)
+            last = int(load_states([record])["last_write"][0]) if record is not None else 0
+            erased[user] = max(last + 1, now_us)
+            self._users.remove(user)
+        return erased
+
+    def _update(
+        self, clicks: Clicks, records: Records, erased: dict[str, int], now_us: int
+    ) -> tuple[Updated, Clicks]:
+        """Read, update and write the states of these clicks' users; returns also the clicks that were new."""
+        started = time.perf_counter()
+        _, first, user_index = np.unique(clicks.user_hash, return_index=True, return_inverse=True)
+        user_ids = clicks.texts(clicks.user, first)
+        get = self._users.get
+        kept = [get(user) for user in user_ids]
+        got = time.perf_counter()
+        states = load_states(kept)
+        for index, user in enumerate(user_ids):
+            if user in erased:
+                states["last_write"][index] = erased[user]
+        applied = apply_events(states, user_index, clicks)
+        fresh = ~applied.duplicate
+        changed = np.unique(user_index[fresh])
+        states = states[changed]
+        user_ids = [user_ids[i] for i in changed.tolist()]
+        states["last_write"] = np.maximum(states["last_write"] + 1, now_us)
+        updated = time.perf_counter()
+        put = self._users.put
+        for user, record in zip(user_ids, dump_states(states), strict=True):
+            put(user, record)
+        done = time.perf_counter()
+        new = clicks.select(fresh)
+        self._metrics.add(
+            events=len(new),
+            duplicates=int(applied.duplicate.sum()),
+            late=int(applied.late.sum()),
+            state_us=int((got - started + done - updated) * 1e6),
+            update_us=int((updated - got) * 1e6),
+        )
+        produced = np.array(records.times, np.int64)[new.positions]
+        back = set(user_ids)
+        gone = [(user, when) for user, when in erased.items() if user not in back]
+        return Updated(user_ids, states.tobytes(), gone, produced), new
+
+
+def _without_forgotten(clicks: Clicks, erasures: dict[str, int]) -> Clicks:
+    """Drop the clicks that came before their user's erasure in the same micro-batch."""
+    erased_at = np.array([erasures.get(user, -1) for user in clicks.user_ids], np.int64)
+    return clicks.select(clicks.positions > erased_at)
+
+
+def _popularity(clicks: Clicks) -> tuple[int, list[tuple[int, str, int]]]:
+    """The newest event time, and how often each item was wanted in each hour."""
+    wanted = np.flatnonzero(_WANTED[clicks.action])
+    hours = clicks.event_time[wanted] // HOUR_MS
+    pairs = np.stack((clicks.item_hash[wanted], hours.astype(np.uint64)), axis=1)
+    _, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+    items = clicks.texts(clicks.item, wanted[first])
+    newest = int(clicks.event_time.max(initial=0))
+    return newest, list(zip(hours[first].tolist(), items, counts.tolist(), strict=True))

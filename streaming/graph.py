@@ -1,0 +1,55 @@
+"""Joining SQL and Python operators without a detour through Python, and naming them after the flow."""
+
+from typing import Any
+
+from pyflink.common import Types
+from pyflink.datastream import DataStream, KeyedStream
+from pyflink.java_gateway import get_gateway
+from pyflink.table import StreamTableEnvironment
+
+from streaming.batch import ROW_TYPE, micro_batches
+from streaming.read import CONTROL, EVENTS
+
+# The planner's own names of the operators before Python, from the end of the flow.
+_PLANNED = {"SinkConversion": "batch_out", "Calc": "batch_row", "WindowAggregate": "batch"}
+
+
+def batches(
+    tables: StreamTableEnvironment, source: str, topics: list[str], shards: list[int], window_ms: int
+) -> DataStream:
+    """The micro-batches of a table as a stream of (shard key, records), its operators named read and batch."""
+    rows = micro_batches(tables, source, topics, shards, window_ms)
+    # The row type must be a plain one: the keyed Python operator reads the key's type off it.
+    stream = tables.to_append_stream(rows, ROW_TYPE)
+    suffix = {EVENTS: "", CONTROL: "_control"}[source]
+    transformation = stream._j_data_stream.getTransformation()
+    seen_batch = False
+    while transformation is not None:
+        planned = transformation.getName().split("[")[0]
+        seen_batch |= planned == "WindowAggregate"
+        name = {"Calc": "read_shard" if seen_batch else "batch_row"}.get(planned, _PLANNED.get(planned))
+        if planned == source:
+            name = "read"
+        if name is not None:
+            transformation.setName(name + suffix)
+            transformation.setUid(name + suffix)
+        inputs = transformation.getInputs()
+        transformation = None if inputs.isEmpty() else inputs.get(0)
+    return stream
+
+
+def keyed(stream: DataStream) -> KeyedStream:
+    """A stream of (int key, value) keyed by its first field.
+
+    PyFlink's own `key_by` would send every micro-batch through Python once more, only to put a key before it.
+    """
+    key_type = Types.ROW([Types.INT()]).get_java_type_info()
+    selector = get_gateway().jvm.KeyByKeySelector()
+    return KeyedStream(stream._j_data_stream.keyBy(selector, key_type), stream.get_type(), stream)
+
+
+def named(stream: DataStream, name: str, parallelism: int | None = None) -> Any:
+    """Name an operator after its step, in Flink's UI, its metrics and its state alike."""
+    if parallelism is not None:
+        stream.set_parallelism(parallelism)
+    return stream.name(name).uid(name)

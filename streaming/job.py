@@ -1,0 +1,88 @@
+"""The job: what is connected to what, in the order of the flow. No logic here.
+
+    clicks, erasures ──▶ read ──▶ batch ──▶ features ──▶ score, write ──▶ Cassandra
+                                              │  └─▶ trending ─▶┐ ▲
+    model-releases, items ──▶ read ──▶ batch ─┼──▶ control ─────┴─┘ (to every scorer)
+                                              └─▶ dead-letters ──▶ Kafka
+"""
+
+import sys
+
+from pyflink.common import Configuration, Types
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.table import StreamTableEnvironment
+
+from schemas.settings import load_settings
+from streaming import batch, dead_letter, read
+from streaming.config import Settings
+from streaming.control import Control
+from streaming.features import POPULARITY, Features
+from streaming.graph import batches, keyed, named
+from streaming.score import SHARED, Score
+from streaming.trending import CountTrending
+from streaming.write import WriteRows, WriteTrending
+
+# Control messages are few; a longer window makes the first reading of a large catalogue cheap.
+CONTROL_WINDOW_MS = 100
+
+
+def build(settings: Settings) -> StreamExecutionEnvironment:
+    """The job's graph, ready to be executed."""
+    dials = settings.streaming
+    environment = StreamExecutionEnvironment.get_execution_environment(_configuration())
+    environment.set_parallelism(dials.parallelism)
+    environment.set_max_parallelism(batch.MAX_PARALLELISM)
+    tables = StreamTableEnvironment.create(environment)
+    kafka, group = settings.kafka.bootstrap, settings.job_name
+
+    read.declare(tables, read.EVENTS, kafka, settings.event_topics, group)
+    read.declare(tables, read.CONTROL, kafka, settings.control_topics, f"{group}-control")
+    shards = batch.balanced_keys(dials.largest_parallelism, dials.largest_parallelism)
+    events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms)
+    messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], CONTROL_WINDOW_MS)
+
+    features = named(keyed(events).process(Features(settings.event_topics), Types.PICKLED_BYTE_ARRAY()), "features")
+    trending = named(
+        keyed(features.get_side_output(POPULARITY)).process(
+            CountTrending(dials.trending_hours), Types.PICKLED_BYTE_ARRAY()
+        ),
+        "trending",
+        parallelism=1,
+    )
+    named(trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()), "write_trending", parallelism=1)
+    control = named(
+        keyed(messages).process(Control(settings.control_topics), Types.PICKLED_BYTE_ARRAY()),
+        "control",
+        parallelism=1,
+    )
+    shared = control.union(trending).broadcast(SHARED)
+    scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
+    named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write")
+
+    letters = [stream.get_side_output(dead_letter.DEAD_LETTERS) for stream in (features, control, scored)]
+    sink = dead_letter.declare_sink(tables, kafka, settings.dead_letter_topic)
+    statements = tables.create_statement_set()
+    statements.add_insert(sink, tables.from_data_stream(letters[0].union(*letters[1:])))
+    statements.attach_as_datastream()
+    return environment
+
+
+def main() -> None:
+    """Run the job on the cluster that started this process. Raises FreshrecError before Flink is asked for anything."""
+    settings = load_settings(Settings)
+    for line in settings.describe():
+        print(line, flush=True)
+    build(settings).execute(settings.job_name)
+
+
+def _configuration() -> Configuration:
+    """What the job itself needs of Flink; addresses, memory and checkpoints are the cluster's."""
+    configuration = Configuration()
+    configuration.set_string("python.execution-mode", "thread")
+    configuration.set_string("python.executable", sys.executable)
+    configuration.set_string("python.client.executable", sys.executable)
+    return configuration
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A connection to Cassandra, made for many small rows: used by the job, its checks and its look-ups."""
+
+import logging
+import socket
+from typing import Any
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
+
+from schemas.errors import ContractError, UnreachableError
+from schemas.recommendation import COLUMNS
+from schemas.settings import CommonSettings
+
+# Without it every request above some 4 KiB waits 45 ms for a delayed acknowledgement.
+NO_DELAY = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
+REQUEST_TIMEOUT_S = 5.0
+# The driver reports every lost connection with a traceback; whether rows arrive is what we report.
+logging.getLogger("cassandra").setLevel(logging.CRITICAL)
+
+EXPECTED: dict[str, dict[str, str]] = {
+    table: {
+        key: "text",
+        **dict(
+            zip(
+                COLUMNS,
+                ("frozen<list<text>>", "frozen<list<float>>", "text", "text", "timestamp", "timestamp"),
+                strict=True,
+            )
+        ),
+    }
+    for table, key in (("recommendations", "user_id"), ("trending", "scope"))
+}
+
+
+def connect(settings: CommonSettings) -> Session:
+    """A session on the settings' Cassandra, whatever its keyspaces. Raises UnreachableError."""
+    where = f"{','.join(settings.cassandra.hosts)}:{settings.cassandra.port}"
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.cassandra.datacenter)),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        request_timeout=REQUEST_TIMEOUT_S,
+    )
+    cluster = Cluster(
+        settings.cassandra.hosts,
+        port=settings.cassandra.port,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        sockopts=NO_DELAY,
+        connect_timeout=REQUEST_TIMEOUT_S,
+        # A server that comes back is used again within a second or two, not after the default's ten minutes.
+        reconnection_policy=ExponentialReconnectionPolicy(0.5, 2.0),
+    )
+    try:
+        return cluster.connect()
+    except NoHostAvailable as error:
+        cluster.shutdown()
+        raise UnreachableError(f"Cassandra at {where} does not answer", "start it, or correct cassandra.hosts") from error
+
+
+def check_tables(session: Session, keyspace: str) -> None:
+    """Raises ContractError with the difference when a table is missing or unlike the schema."""
+    found: Any = session.cluster.metadata.keyspaces.get(keyspace)
+    if found is None:
+        raise ContractError(f"keyspace {keyspace} does not exist", "create it from schemas/recommendation.cql")
+    for table, columns in EXPECTED.items():
+        if table not in found.tables:
+            raise ContractError(
+                f"table {keyspace}.{table} does not exist", "create it from schemas/recommendation.cql"
+            )
+        actual = {name: column.cql_type for name, column in found.tables[table].columns.items()}
+        wrong = [
+            f"{name} is {actual.get(name, 'missing')}, not {kind}"
+            for name, kind in columns.items()
+            if actual.get(name) != kind
+        ]
+        if wrong:
+            raise ContractError(
+                f"table {keyspace}.{table} is unlike the schema: {'; '.join(wrong)}",
+                "bring it to schemas/recommendation.cql",
+            )

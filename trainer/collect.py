@@ -1,0 +1,274 @@
+"""Kafka → Parquet: every click once by event day, the catalogue, and nothing of erased users.
+
+One pass, from the stored offsets up to what Kafka held when the pass began:
+ 1. note the ends of `erasures`, then of `clicks`: a click older than an erasure is then in reach;
+ 2. clicks: decode, write parts by event day, sync, and only then move the stored offset;
+ 3. items: merge the newest word on each item into items.parquet;
+ 4. erasures: rewrite the parts that hold the user's earlier clicks.
+A part is named by partition and first offset, and parts begin at fixed offsets: a pass that is
+repeated after a crash writes the same names again and so replaces its own work.
+
+    clicks/day=2011-11-21/00003-000000050000.parquet    items.parquet    offsets.json
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from confluent_kafka import Message
+
+from schemas import topics
+from schemas.avro import BadRecord
+from schemas.click import decode_clicks
+from schemas.erasure import decode_erasure
+from schemas.errors import ContractError
+from schemas.item import Item, decode_item
+from trainer.broker import Reader, Span, reader
+from trainer.config import Settings
+from trainer.files import sync, write_whole
+from trainer.progress import progress, say
+
+# Messages of one partition per part: about 50 MB in memory while decoded.
+PART_MESSAGES = 100_000
+
+CLICK_COLUMNS = {
+    "event_id": pl.String,
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "event_time": pl.Int64,  # ms
+    "action": pl.UInt8,  # index into schemas.click.ACTIONS
+    "item_hash": pl.UInt64,
+    "event_hash": pl.UInt64,
+    "produced_at": pl.Int64,  # ms, Kafka's timestamp: an erasure reaches what was produced before it
+    "partition": pl.Int32,
+    "offset": pl.Int64,
+}
+ITEM_COLUMNS = {
+    "item_id": pl.String,
+    "title": pl.String,
+    "categories": pl.List(pl.String),
+    "price": pl.Float64,
+    "available": pl.Boolean,
+    "published_at": pl.Int64,  # ms
+}
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one pass brought."""
+
+    clicks: int
+    bad_clicks: int
+    items: int
+    erased_users: int
+    lost: int  # messages that Kafka dropped before they were collected
+
+
+class Offsets:
+    """The next offset to read of each topic and partition, kept in offsets.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "offsets.json"
+        stored = json.loads(self._file.read_text()) if self._file.exists() else {}
+        self._cluster: str | None = stored.get("cluster")
+        self._next: dict[str, dict[str, int]] = stored.get("next", {})
+
+    def check_cluster(self, cluster: str) -> None:
+        """Offsets mean nothing in another Kafka. Raises ContractError."""
+        if self._cluster not in (None, cluster):
+            raise ContractError(
+                f"{self._file} was collected from Kafka cluster {self._cluster}, this is {cluster}",
+                f"point trainer.data to another folder, or remove {self._file.parent}",
+            )
+        self._cluster = cluster
+
+    def start(self, topic: str, partition: int, span: Span) -> tuple[int, int]:
+        """(first offset to read, messages lost before it). Raises ContractError."""
+        stored = self._next.get(topic, {}).get(str(partition), 0)
+        if stored > span.high:
+            raise ContractError(
+                f"{topic} partition {partition} ends at {span.high}, but {stored} was read already",
+                f"the topic was made anew: remove {self._file.parent}",
+            )
+        return max(stored, span.low), max(span.low - stored, 0)
+
+    def store(self, topic: str, partition: int, following: int) -> None:
+        """Remember, on disk, that everything before `following` is safe."""
+        self._next.setdefault(topic, {})[str(partition)] = following
+        content = json.dumps({"cluster": self._cluster, "next": self._next}, indent=1)
+        write_whole(self._file, lambda path: path.write_text(content))
+
+    def of(self, topic: str) -> dict[str, int]:
+        """Next offsets of one topic by partition."""
+        return dict(self._next.get(topic, {}))
+
+
+def collect(settings: Settings, folder: Path) -> Collected:
+    """Run one pass. Raises UnreachableError, ContractError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    offsets = Offsets(folder)
+    clicks, items, erasures = (
+        settings.topic(name) for name in (topics.CLICKS, topics.ITEMS, topics.ERASURES)
+    )
+    with reader(settings) as source:
+        offsets.check_cluster(source.cluster_id())
+        erasures_until = source.spans(erasures)
+        clicks_until = source.spans(clicks)
+        found, bad, lost = _collect_clicks(source, clicks, clicks_until, offsets, folder)
+        changed = _collect_items(source, items, offsets, folder)
+        erased = _erase(source, erasures, erasures_until, offsets, folder)
+    result = Collected(found, bad, changed, erased, lost)
+    say(
+        f"collected {found} clicks ({bad} bad records left out), {changed} items, "
+        f"erased {erased} users"
+    )
+    return result
+
+
+def stored_clicks(folder: Path) -> pl.DataFrame:
+    """All collected clicks, each event_id once (its first copy); columns CLICK_COLUMNS."""
+    parts = sorted((folder / "clicks").glob("day=*/*.parquet"))
+    if not parts:
+        return pl.DataFrame(schema=CLICK_COLUMNS)
+    rows = pl.scan_parquet(parts, hive_partitioning=False).collect()
+    return rows.sort("partition", "offset").unique("event_id", keep="first", maintain_order=True)
+
+
+def stored_items(folder: Path) -> pl.DataFrame:
+    """The catalogue as last collected; columns ITEM_COLUMNS, one row per item."""
+    file = folder / "items.parquet"
+    return pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=ITEM_COLUMNS)
+
+
+def click_offsets(settings: Settings, folder: Path) -> dict[str, int]:
+    """How far `clicks` has been collected: next offset by partition."""
+    return Offsets(folder).of(settings.topic(topics.CLICKS))
+
+
+def _collect_clicks(
+    source: Reader, topic: str, until: dict[int, Span], offsets: Offsets, folder: Path
+) -> tuple[int, int, int]:
+    found = bad = lost = 0
+    starts = {partition: offsets.start(topic, partition, span) for partition, span in until.items()}
+    waiting = sum(until[partition].high - start for partition, (start, _) in starts.items())
+    with progress("collect", waiting) as advance:
+        for partition, (start, missing) in starts.items():
+            if missing:
+                lost += missing
+                say(
+                    f"{topic} partition {partition}: offsets {start - missing} to {start - 1} "
+                    f"expired before they were collected ({missing} messages lost)"
+                )
+            while start < until[partition].high:
+                boundary = (start // PART_MESSAGES + 1) * PART_MESSAGES
+                end = min(boundary, until[partition].high)
+                messages: list[Message] = []
+                for batch in source.read(topic, partition, start, end):
+                    messages.extend(batch)
+                    advance(len(batch))
+                rows, bad_rows = _click_rows(messages)
+                _write_parts(folder / "clicks", f"{partition:05d}-{start:012d}", rows)
+                offsets.store(topic, partition, end)
+                found, bad, start = found + rows.height, bad + bad_rows, end
+    return found, bad, lost
+
+
+def _click_rows(messages: list[Message]) -> tuple[pl.DataFrame, int]:
+    clicks, bad = decode_clicks(
+        [message.value() for message in messages],
+        [message.key() for message in messages],
+        int(time.time() * 1000),
+    )
+    good = [messages[position] for position in clicks.positions.tolist()]
+    rows = pl.DataFrame(
+        {
+            "event_id": clicks.event_ids,
+            "user_id": clicks.user_ids,
+            "item_id": clicks.item_ids,
+            "event_time": clicks.event_time,
+            "action": clicks.action,
+            "item_hash": clicks.item_hash,
+            "event_hash": clicks.event_hash,
+            "produced_at": [message.timestamp()[1] for message in good],
+            "partition": [message.partition() for message in good],
+            "offset": [message.offset() for message in good],
+        },
+        schema=CLICK_COLUMNS,
+    )
+    return rows, len(bad)
+
+
+def _write_parts(folder: Path, name: str, rows: pl.DataFrame) -> None:
+    day = pl.from_epoch("event_time", time_unit="ms").dt.strftime("%Y-%m-%d")
+    for (date,), part in rows.group_by(day.alias("date"), maintain_order=True):
+        target = folder / f"day={date}" / f"{name}.parquet"
+        write_whole(target, part.select(CLICK_COLUMNS.keys()).write_parquet)
+        sync(target.parent)
+    if folder.exists():
+        sync(folder)
+
+
+def _collect_items(source: Reader, topic: str, offsets: Offsets, folder: Path) -> int:
+    latest: dict[str, Item | None] = {}
+    reached: dict[int, int] = {}
+    for partition, span in source.spans(topic).items():
+        start, _ = offsets.start(topic, partition, span)  # compaction may drop old words: no loss
+        for batch in source.read(topic, partition, start, span.high):
+            for message in batch:
+                item = decode_item(message.value(), message.key())
+                if not isinstance(item, BadRecord):
+                    latest[item.item_id] = item if message.value() is not None else None
+        reached[partition] = span.high
+    if latest:
+        kept = stored_items(folder).filter(~pl.col("item_id").is_in(list(latest)))
+        rows = [_item_row(item) for item in latest.values() if item is not None]
+        merged = pl.concat([kept, pl.DataFrame(rows, schema=ITEM_COLUMNS, orient="row")])
+        write_whole(folder / "items.parquet", merged.sort("item_id").write_parquet)
+    for partition, following in reached.items():
+        offsets.store(topic, partition, following)
+    return len(latest)
+
+
+def _item_row(item: Item) -> tuple[Any, ...]:
+    return (
+        item.item_id,
+        item.title,
+        list(item.categories),
+        item.price,
+        item.available,
+        item.published_at,
+    )
+
+
+def _erase(
+    source: Reader, topic: str, until: dict[int, Span], offsets: Offsets, folder: Path
+) -> int:
+    asked: dict[str, int] = {}
+    for partition, span in until.items():
+        start, _ = offsets.start(topic, partition, span)
+        for batch in source.read(topic, partition, start, span.high):
+            for message in batch:
+                user = decode_erasure(message.value(), message.key())
+                if not isinstance(user, BadRecord):
+                    asked[user] = max(asked.get(user, 0), message.timestamp()[1])
+    if asked:
+        erasures = pl.DataFrame({"user_id": list(asked), "asked_at": list(asked.values())})
+        for part in sorted((folder / "clicks").glob("day=*/*.parquet")):
+            _rewrite_without(part, erasures)
+    for partition, span in until.items():
+        offsets.store(topic, partition, span.high)
+    return len(asked)
+
+
+def _rewrite_without(part: Path, erasures: pl.DataFrame) -> None:
+    rows = pl.read_parquet(part)
+    kept = rows.join(erasures, on="user_id", how="left").filter(
+        pl.col("asked_at").is_null() | (pl.col("produced_at") > pl.col("asked_at"))
+    )
+    if kept.height < rows.height:
+        write_whole(part, kept.select(CLICK_COLUMNS.keys()).write_parquet)
