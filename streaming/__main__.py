@@ -1,0 +1,148 @@
+"""The job's command line: `python -m streaming run | check | lookup USER | inspect USER`."""
+
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.click import ACTIONS
+from schemas.errors import FreshrecError
+from schemas.features import COUNTER_NAMES, counters
+from schemas.item import Item
+from schemas.recommendation import TRENDING_SCOPE, select_statement
+from schemas.settings import load_settings
+from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
+from streaming.config import Settings
+from streaming.look import look_at
+from streaming.model_slot import load, scorer_threads
+from streaming.table import check_tables, connect
+from streaming.topic import catalogue, messages, newest_release
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+console = Console()
+User = Annotated[str, typer.Argument(help="A user id.")]
+
+
+@app.command()
+def run() -> None:
+    """Run the job on the Flink cluster that starts this command (deploy.local up does it for this machine)."""
+    from streaming.job import main as run_job  # Flink's Python API takes seconds to import
+
+    run_job()
+
+
+@app.command()
+def check() -> None:
+    """Touch every server and the model, as the job would, and change nothing."""
+    settings = load_settings(Settings)
+    for name, done in _checks(settings):
+        console.print(f"[green]ok[/green]  {name}: {done}")
+
+
+@app.command()
+def lookup(user: User) -> None:
+    """The list a service would read for a user, with titles, age, model and tier."""
+    settings = load_settings(Settings)
+    session = connect(settings)
+    try:
+        read = session.prepare(select_statement(settings.keyspace, "recommendations"))
+        row = session.execute(read, (user,)).one()
+        tier = "the user's own row"
+        if row is None:
+            read = session.prepare(select_statement(settings.keyspace, "trending"))
+            row, tier = session.execute(read, (TRENDING_SCOPE,)).one(), "the trending row: the user has none"
+    finally:
+        session.cluster.shutdown()
+    if row is None:
+        console.print(f"{user}: no row, and nothing is trending yet")
+        raise typer.Exit(1)
+    age = time.time() - row.scored_at.replace(tzinfo=UTC).timestamp()
+    console.print(f"[bold]{user}[/bold]: {tier}")
+    console.print(f"source {row.source}, model {row.model_version or 'none'}, scored {_age(age)} ago")
+    console.print(_ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings)))
+
+
+@app.command()
+def inspect(user: User) -> None:
+    """A user's state, the model's inputs, and the candidates with their scores."""
+    found = look_at(load_settings(Settings), user)
+    state = found.state[0]
+    events = Table("event time", "action", "item", "title", "gap", title=f"{user}: the last events")
+    for place in np.flatnonzero(state["item"]).tolist():
+        item_id = found.names[int(state["item"][place])]
+        known = "" if found.model is None or found.inputs["item_index"][0, place] else " (unknown to the model)"
+        events.add_row(
+            datetime.fromtimestamp(state["event_time"][place] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            ACTIONS[state["action"][place]],
+            item_id + known,
+            _title(found.items, item_id),
+            str(found.inputs["gap"][0, place]) if found.inputs else "",
+        )
+    console.print(events)
+    features = Table("feature", "log(1 + x)", title="counters above zero")
+    for name, value in zip(COUNTER_NAMES, counters(found.state)[0].tolist(), strict=True):
+        if value:
+            features.add_row(name, f"{value:.3f}")
+    console.print(features)
+    if found.model is None:
+        console.print("no release is announced: the user gets the trending list")
+    else:
+        console.print(f"release {found.model.manifest.version} on {found.model.provider}")
+        console.print(_ranking(found.candidates, found.items))
+
+
+def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
+    for name in (CLICKS, ITEMS, ERASURES, MODEL_RELEASES, DEAD_LETTERS):
+        first: Any = next(messages(settings, settings.topic(name)), None)
+        yield f"topic {settings.topic(name)}", "has messages" if first is not None else "is empty"
+    session = connect(settings)
+    try:
+        check_tables(session, settings.keyspace)
+    finally:
+        session.cluster.shutdown()
+    yield f"keyspace {settings.keyspace}", "its tables are as in the schema"
+    release = newest_release(settings)
+    if release is None:
+        yield "model", "none is announced; users get the trending list"
+        return
+    section = settings.streaming
+    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1))
+    yield (
+        f"model {model.manifest.version}",
+        f"{model.vocabulary.size} items, loaded and warm in {model.seconds:.1f} s on {model.provider}",
+    )
+
+
+def _ranking(ranked: list[tuple[str, float]], items: dict[str, Item]) -> Table:
+    table = Table("rank", "item", "title", "score")
+    for rank, (item_id, score) in enumerate(ranked, 1):
+        table.add_row(str(rank), item_id, _title(items, item_id), f"{score:.3f}")
+    return table
+
+
+def _title(items: dict[str, Item], item_id: str) -> str:
+    item = items.get(item_id)
+    return (item.title if item else None) or ""
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def main() -> None:
+    """Run a command; an error of the project is one line and an exit code."""
+    try:
+        app()
+    except FreshrecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Reading a topic from its start to where it ends now, for commands that look things up. The job reads through Flink."""
+
+from collections.abc import Iterator
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from schemas.errors import ContractError, UnreachableError
+from schemas.item import Item, decode_item
+from schemas.release import ModelRelease, decode_release
+from schemas.settings import CommonSettings
+from schemas.topics import ITEMS, MODEL_RELEASES
+
+ANSWER_S = 5.0
+_BATCH = 10_000
+
+
+def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
+    """All messages of a topic up to its present end, by partition. Raises UnreachableError, ContractError."""
+    bootstrap = settings.kafka.bootstrap
+    # No group is joined and nothing is committed: looking changes nothing.
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "freshrec-look",
+            "enable.auto.commit": False,
+            "log_level": 0,
+            "socket.connection.setup.timeout.ms": int(ANSWER_S * 1000),
+        }
+    )
+    try:
+        found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
+        if found.error is not None:
+            raise ContractError(f"topic {topic} does not exist on {bootstrap}", "create it")
+        for partition in found.partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+            consumer.assign([TopicPartition(topic, partition, low)])
+            position = low
+            while position < high:
+                batch = consumer.consume(_BATCH, timeout=ANSWER_S)
+                if not batch:
+                    break  # a compacted end has no messages left to give
+                for message in batch:
+                    if message.error() is None and message.offset() < high:
+                        yield message
+                    position = max(position, (message.offset() or 0) + 1)
+    except KafkaException as error:
+        raise UnreachableError(
+            f"Kafka at {bootstrap} does not answer ({error.args[0].str()})", "start it, or correct kafka.bootstrap"
+        ) from error
+    finally:
+        consumer.close()
+
+
+def catalogue(settings: CommonSettings) -> dict[str, Item]:
+    """The newest state of every item, by id."""
+    items = {}
+    for message in messages(settings, settings.topic(ITEMS)):
+        item = decode_item(message.value(), message.key())
+        if isinstance(item, Item):
+            items[item.item_id] = item
+    return items
+
+
+def newest_release(settings: CommonSettings) -> ModelRelease | None:
+    """The release announced last."""
+    newest = None
+    for message in messages(settings, settings.topic(MODEL_RELEASES)):
+        release = decode_release(message.value())
+        if isinstance(release, ModelRelease):
+            newest = release
+    return newest
