@@ -145,9 +145,17 @@ def stored_items(folder: Path) -> pl.DataFrame:
     return pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=ITEM_COLUMNS)
 
 
-def click_offsets(settings: Settings, folder: Path) -> dict[str, int]:
-    """How far `clicks` has been collected: next offset by partition."""
-    return Offsets(folder).of(settings.topic(topics.CLICKS))
+def unseen_clicks(settings: Settings, folder: Path) -> bool:
+    """Whether clicks were collected since `mark_seen`, or it was never called."""
+    marker = folder / "seen.json"
+    reached = Offsets(folder).of(settings.topic(topics.CLICKS))
+    return not marker.exists() or json.loads(marker.read_text()) != reached
+
+
+def mark_seen(settings: Settings, folder: Path) -> None:
+    """Remember that a cycle has been through with everything collected so far."""
+    reached = Offsets(folder).of(settings.topic(topics.CLICKS))
+    write_whole(folder / "seen.json", lambda path: path.write_text(json.dumps(reached)))
 
 
 def _collect_clicks(
@@ -221,7 +229,8 @@ def _collect_items(source: Reader, topic: str, offsets: Offsets, folder: Path) -
         for batch in source.read(topic, partition, start, span.high):
             for message in batch:
                 item = decode_item(message.value(), message.key())
-                if not isinstance(item, BadRecord):
+                # Release files hold one id a line: an id with a line break in it cannot be served.
+                if not isinstance(item, BadRecord) and item.item_id.isprintable():
                     latest[item.item_id] = item if message.value() is not None else None
         reached[partition] = span.high
     if latest:

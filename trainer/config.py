@@ -54,6 +54,10 @@ class Plan:
     first_passes: int
     later_passes: int
 
+    def checkpoint(self, version: str) -> Path:
+        """Where the parameters of a release lie, for later cycles to go on from."""
+        return self.checkpoints / f"{version}.pt"
+
     def lines(self) -> list[str]:
         """The plan as lines to print."""
         return [

@@ -1,10 +1,14 @@
-"""Files that appear whole or not at all, and stay."""
+"""Files that appear whole or not at all, and folders with one writer."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from schemas.errors import ConfigError
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
@@ -24,3 +28,17 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold a folder alone for the length of a block. Raises ConfigError when another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            raise ConfigError(
+                f"another trainer works in {folder}", "wait for it, or set trainer.data to another"
+            ) from held
+        yield

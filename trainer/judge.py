@@ -10,8 +10,7 @@ graph that was judged: the held-back events are learned by the next cycle, not a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
 from trainer.export import graph_feed, open_graph, run_graph
+from trainer.progress import say
 from trainer.sequences import Histories, Ints, evenly, next_items
 
 TOP = 10
@@ -49,29 +49,33 @@ class Judged:
         return f"NDCG@{TOP} {self.ndcg.mean():.4f}, HR@{TOP} {self.hit.mean():.4f}"
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A release folder and how many items, the first ones of the index order, it knows."""
+
+    folder: Path
+    item_count: int
+
+
 def judge(
-    folder: Path,
-    served: tuple[Path, int] | None,
+    new: Contender,
+    served: Contender | None,
     histories: Histories,
     judge_from: int,
-    item_count: int,
     threads: int,
-    say: Callable[[str], None],
 ) -> dict[str, float]:
-    """Judge the graph in `folder` on the events since judge_from (ms); returns the metrics.
+    """Judge the new model on the events since judge_from (ms); returns the metrics.
 
-    served: (release folder, number of items) of the served model, whose indices are the first ones
-    of the new model's. Raises ModelRefused, with the numbers, when the new model must not serve.
+    Raises ModelRefused, with the numbers, when it must not serve.
     """
     place = evenly(next_items(histories, judge_from), JUDGED_MOST)
     if len(place) == 0:
-        raise ModelRefused("no held-back event has a history to foresee it from", "collect more clicks")
-    target = histories.item_index[place]
-    model = _ask(folder, histories, place, item_count, threads)
-    popularity, days = _popularity(histories, place, judge_from, item_count)
-    say(f"judged on {len(place)} held-back events, {item_count} items ranked")
-    say(f"  model       {model.line}")
-    say(f"  popularity  {popularity.line} (last {days} days)")
+        raise ModelRefused("no held-back event has a history to foresee it from", "collect more")
+    model = foreseen_by_graph(new, histories, place, threads)
+    popularity, days = foreseen_by_popularity(histories, place, judge_from, new.item_count)
+    say(f"judged on {len(place)} held-back events among {new.item_count} items")
+    say(f"  new model   {model.line}")
+    say(f"  popularity  {popularity.line} (last {days} days, the best of {POPULARITY_DAYS})")
     metrics = {
         "judged_events": float(len(place)),
         "ndcg": float(model.ndcg.mean()),
@@ -79,7 +83,6 @@ def judge(
         "popularity_ndcg": float(popularity.ndcg.mean()),
         "popularity_hr": float(popularity.hit.mean()),
         "popularity_days": float(days),
-        "never_sold_targets": float((target > 0).mean()),
     }
     if metrics["ndcg"] <= metrics["popularity_ndcg"]:
         raise ModelRefused(
@@ -87,8 +90,81 @@ def judge(
             "the served model stays; collect more clicks",
         )
     if served is not None:
-        parent = _ask(*_with(served), histories=histories, place=place, threads=threads)
-        say(f"  served      {parent.line}")
-        metrics |= {"served_ndcg": float(parent.ndcg.mean()), "served_hr": float(parent.hit.mean())}
-        _refuse_if_worse(model, parent)
+        parent = foreseen_by_graph(served, histories, place, threads)
+        say(f"  served now  {parent.line}")
+        metrics["served_ndcg"] = float(parent.ndcg.mean())
+        metrics["served_hr"] = float(parent.hit.mean())
+        refuse_if_worse(model, parent)
     return metrics
+
+
+def refuse_if_worse(model: Judged, served: Judged) -> None:
+    """Raises ModelRefused when the model falls below the served one by more than the margin."""
+    difference = model.ndcg - served.ndcg
+    error = float(difference.std() / np.sqrt(len(difference)))
+    margin = MARGIN_SHARE * float(served.ndcg.mean()) + MARGIN_ERRORS * error
+    if difference.mean() < -margin:
+        raise ModelRefused(
+            f"the new model ({model.line}) is worse than the served one ({served.line}) "
+            f"by more than the margin of {margin:.4f}",
+            "the served model stays; the next cycle tries again with newer clicks",
+        )
+
+
+def foreseen_by_graph(
+    contender: Contender, histories: Histories, place: Ints, threads: int
+) -> Judged:
+    """Gains of a graph on the events at these places. Raises ModelRefused on scores not finite."""
+    graph = open_graph(contender.folder, threads)
+    # Items that came after this model are unknown to it, in histories and as targets.
+    known = histories.item_index <= contender.item_count
+    own = replace(histories, item_index=np.where(known, histories.item_index, 0))
+    available = np.ones(contender.item_count + 1, np.bool_)
+    rank = np.full(len(place), TOP, np.int64)
+    for begin in range(0, len(place), JUDGED_AT_ONCE):
+        at = place[begin : begin + JUDGED_AT_ONCE]
+        index, score = run_graph(graph, graph_feed(own, at, available))
+        # -inf is how the graph masks; it may only end a list that has run out of items.
+        if np.isnan(score).any() or not np.isfinite(score[:, 0]).all():
+            raise ModelRefused(
+                f"{contender.folder.name} gives scores that are not finite",
+                "the served model stays; look at the loss curves",
+            )
+        found = index[:, :TOP] == histories.item_index[at][:, None]
+        rank[begin : begin + JUDGED_AT_ONCE] = np.where(found.any(1), found.argmax(1), TOP)
+    return _gains(rank)
+
+
+def foreseen_by_popularity(
+    histories: Histories, place: Ints, judge_from: int, item_count: int
+) -> tuple[Judged, int]:
+    """Gains of the best windowed popularity, and its window in days.
+
+    Counted before the held-back events only; items in a user's history are left out of the list,
+    as for the model.
+    """
+    seen = np.sort(histories.seen(place), axis=1)
+    repeated = np.zeros_like(seen, np.bool_)
+    repeated[:, 1:] = seen[:, 1:] == seen[:, :-1]
+    best: tuple[Judged, int] | None = None
+    for days in POPULARITY_DAYS:
+        counted = (histories.event_time < judge_from) & (
+            histories.event_time >= judge_from - days * DAY_MS
+        )
+        counts = np.bincount(histories.item_index[counted], minlength=item_count + 1)
+        counts[0] = -1
+        position = np.empty(item_count + 1, np.int64)
+        position[np.argsort(-counts, kind="stable")] = np.arange(item_count + 1)
+        of_target = position[histories.item_index[place]][:, None]
+        above = (position[seen] < of_target) & (seen > 0) & ~repeated
+        gains = _gains(of_target[:, 0] - above.sum(axis=1))
+        if best is None or gains.ndcg.mean() > best[0].ndcg.mean():
+            best = gains, days
+    assert best is not None
+    return best
+
+
+def _gains(rank: Ints) -> Judged:
+    """Gains of int64[N] ranks from 0."""
+    hit = rank < TOP
+    return Judged(np.where(hit, 1.0 / np.log2(rank + 2.0), 0.0), hit.astype(np.float64))

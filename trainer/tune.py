@@ -9,6 +9,7 @@ Neither touches the held-back slice that judges the result (see judge.py).
 from __future__ import annotations
 
 import math
+import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from trainer.config import WINDOWS_PER_STEP, Plan
 from trainer.cooccurrence import item_vectors
 from trainer.files import write_whole
 from trainer.network import Network, NetworkConfig, tensors
-from trainer.progress import Advance, progress
+from trainer.progress import Advance, progress, say
 from trainer.sequences import (
     Histories,
     Ints,
@@ -53,13 +54,16 @@ EVALUATED_AT_ONCE = 256
 NEW_ITEM_SPREAD = 0.02
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A fitted network and how the fit went."""
+def start_network(
+    checkpoint: Path | None, histories: Histories, items: int, seed: int
+) -> Network:
+    """The network of a checkpoint, or a first one when there is none to go on from.
 
-    network: Network
-    passes: int
-    stop_loss: float
+    histories: what may be learned from; a first network takes its start from counts over them.
+    """
+    if checkpoint is not None:
+        return grown_network(checkpoint, items, seed)
+    return first_network(histories, items, seed)
 
 
 def first_network(histories: Histories, items: int, seed: int) -> Network:
@@ -107,8 +111,12 @@ def tune(
     learned_until: int | None,
     plan: Plan,
     curves: Path,
-) -> Tuned:
-    """Fit in place. learned_until: ms, what the network already knows; None for a first fit."""
+) -> dict[str, float]:
+    """Fit in place; returns how it went, for the manifest.
+
+    learned_until: ms, what the network already knows; None for a first fit.
+    """
+    began = time.monotonic()
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
     rng = np.random.default_rng(plan.seed)
@@ -136,8 +144,9 @@ def tune(
                 best_loss, best = loss, _state(network)
         with progress("settle", _steps(recent)) as advance:
             fit.one_pass(settled, recent, _Rate(LATER_RATE, fit.step, _steps(recent)), advance)
-    network.eval()
-    return Tuned(network, done, best_loss)
+    seconds = time.monotonic() - began
+    say(f"tuned in {seconds:.0f} s, {done} of at most {passes_allowed} passes")
+    return {"tune_seconds": seconds, "tune_passes": float(done), "stop_loss": best_loss}
 
 
 @dataclass(frozen=True)

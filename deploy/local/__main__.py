@@ -3,50 +3,64 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
 
-from deploy.local.config import REPOSITORY, LocalSettings, load_local_settings
+from deploy.local.config import REPOSITORY, ProjectSettings, load_local_settings
 from deploy.local.ports import DEFAULT_BASE
 from deploy.local.stack import Stack
 from deploy.local.status import render_status
 from schemas.errors import FreshrecError
-from schemas.settings import CommonSettings, load_settings
+from schemas.settings import load_settings
 
 JOB = REPOSITORY / "streaming" / "job.py"
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
-State = Annotated[Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")]
+State = Annotated[
+    Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")
+]
 
 
 @app.command()
 def up(
     state: State = None,
-    port_base: Annotated[int | None, typer.Option(help=f"First of 100 ports [default: {DEFAULT_BASE}].")] = None,
-    free_ports: Annotated[bool, typer.Option("--free-ports", help="Take ports that are free.")] = False,
-    taskmanagers: Annotated[int | None, typer.Option(help="Parallelism of the job [default: 1].")] = None,
-    spares: Annotated[int | None, typer.Option(help="Warm TaskManagers for a quick recovery [default: 0].")] = None,
-    namespace: Annotated[str | None, typer.Option(help="Prefix of topics, name of the keyspace.")] = None,
+    port_base: Annotated[
+        int | None, typer.Option(help=f"First of 100 ports [default: {DEFAULT_BASE}].")
+    ] = None,
+    free_ports: Annotated[
+        bool, typer.Option("--free-ports", help="Take ports that are free.")
+    ] = False,
+    taskmanagers: Annotated[
+        int | None, typer.Option(help="Parallelism of the job [default: 1].")
+    ] = None,
+    spares: Annotated[
+        int | None, typer.Option(help="Warm TaskManagers for a quick recovery [default: 0].")
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="Prefix of topics, name of the keyspace.")
+    ] = None,
     metrics: Annotated[
         bool | None, typer.Option("--metrics", help="Prometheus endpoints, on every interface.")
     ] = None,
-    servers_only: Annotated[bool, typer.Option("--servers-only", help="Kafka and Cassandra, no job.")] = False,
+    servers_only: Annotated[
+        bool, typer.Option("--servers-only", help="Kafka and Cassandra, no job.")
+    ] = False,
 ) -> None:
     """Start Kafka, Cassandra and the job; return when all of them really answer."""
     local = load_local_settings(
         state=state, port_base=port_base, taskmanagers=taskmanagers, spares=spares, metrics=metrics
     )
-    # Addresses in a settings file are those of other servers; only the name of the tenant is taken from there.
-    tenant = load_settings(CommonSettings, namespace=namespace).namespace
+    # Addresses in a settings file are those of other servers; only the name of the tenant is taken
+    # from there.
+    tenant = load_settings(ProjectSettings, namespace=namespace).namespace
     stack = Stack.create(local, tenant, free_ports)
-    report = Report()
-    stack.start_servers(report)
-    if not servers_only:
-        stack.start_flink(JOB, report=report)
-    stack.start_supervisor()
-    report.close()
+    with Report() as report:
+        stack.start_servers(report)
+        if not servers_only:
+            stack.start_flink(JOB, report=report)
+        stack.start_supervisor()
     console = Console()
     console.print(render_status(stack))
     if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace:
@@ -68,17 +82,17 @@ def status(state: State = None) -> None:
 @app.command()
 def down(
     state: State = None,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Remove all data too; fetched jars stay.")] = False,
+    wipe: Annotated[
+        bool, typer.Option("--wipe", help="Remove all data too; fetched jars stay.")
+    ] = False,
 ) -> None:
     """Stop everything; data and checkpoints stay for the next `up`."""
-    settings: LocalSettings = load_local_settings(state=state)
-    stack = Stack.open(settings.state)
-    report = Report()
-    stack.stop(report)
-    if wipe:
-        stack.wipe()
-        report(f"{stack.state} is empty")
-    report.close()
+    stack = Stack.open(load_local_settings(state=state).state)
+    with Report() as report:
+        stack.stop(report)
+        if wipe:
+            stack.wipe()
+            report(f"{stack.state} is wiped")
 
 
 class Report:
@@ -88,8 +102,11 @@ class Report:
         self._console = Console(stderr=True)
         self._began = time.monotonic()
         self._status = self._console.status("") if self._console.is_terminal else None
+
+    def __enter__(self) -> Self:
         if self._status:
             self._status.start()
+        return self
 
     def __call__(self, line: str) -> None:
         stamp = f"{time.monotonic() - self._began:5.1f} s  "
@@ -98,8 +115,7 @@ class Report:
         else:
             print(stamp + line, file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """Clear the line."""
+    def __exit__(self, *_: object) -> None:
         if self._status:
             self._status.stop()
 

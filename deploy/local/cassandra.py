@@ -6,7 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cassandra import DriverException
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 from deploy.local import tools
@@ -80,14 +86,24 @@ class Cassandra(Server):
 @contextmanager
 def cql(port: int, host: str = HOST) -> Iterator[Session]:
     """A session for a few statements. Raises UnreachableError when there is no node."""
-    logging.getLogger("cassandra").setLevel(logging.CRITICAL)  # it warns about each try; the caller waits and asks again
-    profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=ANSWER_S)
+    logging.getLogger("cassandra").setLevel(
+        logging.CRITICAL
+    )  # it warns about each try; the caller waits and asks again
+    profile = ExecutionProfile(
+        load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=ANSWER_S
+    )
     cluster = Cluster(
-        [host], port=port, protocol_version=5, connect_timeout=ANSWER_S, execution_profiles={EXEC_PROFILE_DEFAULT: profile}
+        [host],
+        port=port,
+        protocol_version=5,
+        connect_timeout=ANSWER_S,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
     )
     try:
         yield cluster.connect()
     except NoHostAvailable as error:
-        raise UnreachableError(f"Cassandra at {host}:{port} does not answer: {error.args[0]}", "see that it runs") from error
+        raise UnreachableError(
+            f"Cassandra at {host}:{port} does not answer: {error.args[0]}", "see that it runs"
+        ) from error
     finally:
         cluster.shutdown()

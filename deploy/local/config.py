@@ -4,30 +4,54 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from deploy.local.ports import DEFAULT_BASE, MAX_TASKMANAGERS
 from schemas.errors import ConfigError
+from schemas.settings import CommonSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class LocalSettings(BaseSettings):
-    """Where the stack lives and how large it is; FRESHREC_LOCAL_STATE, FRESHREC_LOCAL_PORT_BASE, …"""
+    """Where the stack lives and how large it is."""
 
     model_config = SettingsConfigDict(env_prefix="FRESHREC_LOCAL_", extra="forbid", frozen=True)
 
     state: Path = REPOSITORY / ".freshrec"
-    # Apart from the state folder: stacks beside each other share it, and wiping a state folder leaves it.
+    # Apart from the state folder: stacks beside each other share it, and wiping a state folder
+    # leaves it.
     jars: Path = REPOSITORY / ".freshrec" / "jars"
     port_base: int = Field(DEFAULT_BASE, ge=1024)
-    # One slot, one Python interpreter each: the parallelism of the job, and how many wait warm beside.
+    # One slot, one Python interpreter each: the parallelism of the job, and how many wait warm
+    # beside.
     taskmanagers: int = Field(1, ge=1, le=MAX_TASKMANAGERS)
     spares: int = Field(0, ge=0, le=MAX_TASKMANAGERS)
     # As many readers as the job may ever want; the number of a topic's partitions can only grow.
     click_partitions: int = Field(8, ge=1)
     # Prometheus endpoints of Flink. Off by default: its reporter listens on every interface.
     metrics: bool = False
+
+
+class ProjectSettings(CommonSettings):
+    """The project's settings with the sections of the job and the trainer left unread."""
+
+    streaming: dict[str, Any] = Field(default_factory=dict)
+    trainer: dict[str, Any] = Field(default_factory=dict)
+
+
+class GivenSettings(CommonSettings):
+    """Settings from arguments alone: neither a file nor the environment has a say."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 (the signature is given)
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def load_local_settings(**flags: Any) -> LocalSettings:
@@ -44,7 +68,7 @@ def load_local_settings(**flags: Any) -> LocalSettings:
         ) from error
     if settings.taskmanagers + settings.spares > MAX_TASKMANAGERS:
         raise ConfigError(
-            f"{settings.taskmanagers} TaskManagers and {settings.spares} spares are too many for one machine",
+            f"{settings.taskmanagers} TaskManagers and {settings.spares} spares are too many",
             f"take {MAX_TASKMANAGERS} at most",
         )
     return settings

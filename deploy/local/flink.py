@@ -1,11 +1,13 @@
-"""Flink: an application cluster of one JobManager, which runs the job, and TaskManagers of one slot each.
+"""Flink: one JobManager, which runs the job, and TaskManagers of one slot each.
 
-Flink itself comes with the apache-flink package and is not touched: its scripts take their folders from the
-environment, and `STATE/flink/lib` is a folder of links to its jars, the Kafka connector and flink-python. The last one
-belongs there: loaded per job instead, a second start of Python in the same JVM fails.
+Flink itself comes with the apache-flink package and is not touched: its scripts take their folders
+from the environment, and `STATE/flink/lib` is a folder of links to its jars, the Kafka connector
+and flink-python. The last one belongs there: loaded per job instead, a second start of Python in
+the same JVM fails.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +22,12 @@ from deploy.local.server import HERE, Server, render
 from schemas.errors import UnreachableError
 
 CONFIGS = HERE / "flink"
-# Prometheus' reporter listens on all interfaces and has no setting for one: it is on only where it is asked for.
-METRICS = "-Dmetrics.reporter.prom.factory.class=org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+# Prometheus' reporter listens on all interfaces and has no setting for one: it is on only where it
+# is asked for.
+METRICS = (
+    "-Dmetrics.reporter.prom.factory.class="
+    "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
+)
 # A job that has failed as often as this before it ever ran will not heal by waiting.
 HOPELESS = 5
 PYTHON_DRIVER = "org.apache.flink.client.python.PythonDriver"
@@ -29,7 +35,7 @@ PYTHON_DRIVER = "org.apache.flink.client.python.PythonDriver"
 
 @dataclass(frozen=True)
 class Job:
-    """What the cluster runs: an entry file, its arguments, and what is added to the environment of every process."""
+    """What the cluster runs: an entry file, its arguments, and additions to the environment."""
 
     entry: str
     args: list[str] = field(default_factory=list)
@@ -74,10 +80,15 @@ class Cluster:
             savepoints=(self.folder / "savepoints").as_uri(),
             tmp=self.folder / "tmp",
         )
-        render(CONFIGS / "log4j-console.properties", conf / "log4j-console.properties")
+        # Its ${…} are log4j's own, hence no template.
+        shutil.copy(CONFIGS / "log4j-console.properties", conf)
         lib.mkdir(parents=True, exist_ok=True)
         connector = tools.jars("flink", self.jars)
-        wanted = [*(home / "lib").glob("*.jar"), *(home / "opt").glob("flink-python-*.jar"), *connector.glob("*.jar")]
+        wanted = [
+            *(home / "lib").glob("*.jar"),
+            *(home / "opt").glob("flink-python-*.jar"),
+            *connector.glob("*.jar"),
+        ]
         for stale in {link.name for link in lib.iterdir()} - {jar.name for jar in wanted}:
             (lib / stale).unlink()
         for jar in wanted:
@@ -85,10 +96,12 @@ class Cluster:
             if not link.is_symlink() or link.readlink() != jar:
                 link.unlink(missing_ok=True)
                 link.symlink_to(jar)
-        (self.folder / "tmp").mkdir(exist_ok=True)
+        for name in ("tmp", "log"):
+            (self.folder / name).mkdir(exist_ok=True)
         given = {**os.environ, **self.job.env}
         python_path = [str(REPOSITORY), *filter(None, [given.get("PYTHONPATH")])]
-        # The environment's own folder, not what its link points at: pemja asks the first `python` in PATH.
+        # The environment's own folder, not what its link points at: pemja asks the first `python`
+        # in PATH.
         scripts = Path(sys.executable).parent
         return {
             **given,
@@ -97,13 +110,13 @@ class Cluster:
             "FLINK_CONF_DIR": str(conf),
             "FLINK_LIB_DIR": str(lib),
             "FLINK_PLUGINS_DIR": str(home / "plugins"),
-            "FLINK_LOG_DIR": str(self.state / "log"),
+            "FLINK_LOG_DIR": str(self.folder / "log"),
             "FLINK_PID_DIR": str(self.folder / "pid"),
         }
 
 
 class JobManager(Server):
-    """The JobManager together with the job: it ends when the job ends, and starts it again from a checkpoint."""
+    """The JobManager and in it the job: ends when the job ends, starts from a checkpoint."""
 
     name = "jobmanager"
 
@@ -113,28 +126,42 @@ class JobManager(Server):
 
     def ports(self) -> Mapping[str, int]:
         ports = self._cluster.ports
-        wanted = {"Flink's page": ports.flink_rest, "Flink's RPC": ports.flink_rpc, "Flink's files": ports.flink_blobs}
-        return wanted | ({"JobManager's metrics": ports.jobmanager_metrics} if self._cluster.metrics else {})
+        wanted = {
+            "Flink's page": ports.flink_rest,
+            "Flink's RPC": ports.flink_rpc,
+            "Flink's files": ports.flink_blobs,
+        }
+        return wanted | (
+            {"JobManager's metrics": ports.jobmanager_metrics} if self._cluster.metrics else {}
+        )
 
     def start(self) -> None:
         cluster = self._cluster
         environment = cluster.prepare()
         argv = [str(flink_home() / "bin" / "standalone-job.sh"), "start-foreground"]
-        argv += [f"-Dweb.log.path={self.process.log_file}"]
         if cluster.metrics:
             argv += [METRICS, f"-Dmetrics.reporter.prom.port={cluster.ports.jobmanager_metrics}"]
         argv += ["--job-classname", PYTHON_DRIVER]
         if (checkpoint := newest_checkpoint(cluster.checkpoints)) is not None:
             argv += ["--fromSavepoint", checkpoint.as_uri()]
         # From here on the words are the job's.
-        argv += ["-pyexec", sys.executable, "-pyclientexec", sys.executable, "-py", cluster.job.entry]
+        argv += [
+            "-pyexec",
+            sys.executable,
+            "-pyclientexec",
+            sys.executable,
+            "-py",
+            cluster.job.entry,
+        ]
         self.process.start([*argv, *cluster.job.args], environment)
 
     def doomed(self) -> bool:
         if super().doomed():
             return True
         try:
-            return any(self._cluster.rest.restarts(job.id) >= HOPELESS for job in self._cluster.rest.jobs())
+            return any(
+                self._cluster.rest.restarts(job.id) >= HOPELESS for job in self._cluster.rest.jobs()
+            )
         except UnreachableError:
             return False  # it may still be starting
 
@@ -147,7 +174,9 @@ class JobManager(Server):
             if job.running:
                 return None
             reason = self._cluster.rest.failure(job.id)
-            return f"the job is {job.state}, {job.tasks_running} of {job.tasks} tasks run" + (f": {reason}" if reason else "")
+            return f"the job is {job.state}, {job.tasks_running} of {job.tasks} tasks run" + (
+                f": {reason}" if reason else ""
+            )
         except UnreachableError as error:
             return str(error)
 
@@ -164,15 +193,22 @@ class TaskManager(Server):
     def ports(self) -> Mapping[str, int]:
         if not self._cluster.metrics:
             return {}
-        return {f"TaskManager {self._number}'s metrics": self._cluster.ports.taskmanager_metrics(self._number)}
+        return {
+            f"TaskManager {self._number}'s metrics": self._cluster.ports.taskmanager_metrics(
+                self._number
+            )
+        }
 
     def start(self) -> None:
         argv = [str(flink_home() / "bin" / "taskmanager.sh"), "start-foreground"]
-        argv += [f"-Dtaskmanager.log.path={self.process.log_file}"]
-        # Under its old name a new TaskManager takes the place of the dead one before any heartbeat is missed.
+        # Under its old name a new TaskManager takes the place of the dead one before any heartbeat
+        # is missed.
         argv += [f"-Dtaskmanager.resource-id={self.name}"]
         if self._cluster.metrics:
-            argv += [METRICS, f"-Dmetrics.reporter.prom.port={self._cluster.ports.taskmanager_metrics(self._number)}"]
+            argv += [
+                METRICS,
+                f"-Dmetrics.reporter.prom.port={self._cluster.ports.taskmanager_metrics(self._number)}",
+            ]
         self.process.start(argv, self._cluster.prepare())
 
     def trouble(self) -> str | None:
@@ -185,13 +221,13 @@ class TaskManager(Server):
 
 def flink_home() -> Path:
     """The Flink inside the apache-flink package."""
-    import pyflink  # imported late: it is not small, and only its folder is wanted
+    import pyflink  # late: it is not small, and only its folder is wanted
 
     return Path(next(iter(pyflink.__path__)))
 
 
 def newest_checkpoint(folder: Path, skip: Sequence[Path] = ()) -> Path | None:
-    """The newest *completed* checkpoint below `folder`/JOB/chk-N, whichever job wrote it; None when there is none.
+    """The newest *completed* checkpoint `folder`/JOB/chk-N of any job; None when there is none.
 
     A checkpoint is complete once its `_metadata` is there: Flink writes that last, and whole.
     """

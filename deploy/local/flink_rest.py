@@ -28,7 +28,7 @@ class JobView:
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """The newest completed checkpoint: its number, when (ms since 1970), how long (ms), how large (bytes)."""
+    """A completed checkpoint: number, when (ms since 1970), how long (ms), size (bytes)."""
 
     number: int
     completed_at: int
@@ -46,7 +46,14 @@ class FlinkRest:
         """All jobs it knows, the newest last."""
         jobs = sorted(self.get("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
         return [
-            JobView(job["jid"], job["name"], job["state"], job["tasks"]["total"], job["tasks"]["running"]) for job in jobs
+            JobView(
+                job["jid"],
+                job["name"],
+                job["state"],
+                job["tasks"]["total"],
+                job["tasks"]["running"],
+            )
+            for job in jobs
         ]
 
     def taskmanagers(self) -> list[str]:
@@ -59,7 +66,10 @@ class FlinkRest:
         if newest is None:
             return None
         return CheckpointView(
-            newest["id"], newest["latest_ack_timestamp"], newest["end_to_end_duration"], newest["state_size"]
+            newest["id"],
+            newest["latest_ack_timestamp"],
+            newest["end_to_end_duration"],
+            newest["state_size"],
         )
 
     def restarts(self, job: str) -> int:
@@ -68,18 +78,22 @@ class FlinkRest:
         return int(values[0]["value"]) if values else 0
 
     def failure(self, job: str) -> str | None:
-        """The line of the newest failure that names its innermost cause; None when nothing failed."""
+        """The line that names the innermost cause of the newest failure; None without one."""
         entries = self.get(f"/jobs/{job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         if not entries:
             return None
         lines = str(entries[0]["stacktrace"]).splitlines()
-        causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+        causes = [
+            line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")
+        ]
         return (causes or lines[:1] or [""])[-1][:300]
 
     def get(self, path: str) -> Any:
         """The parsed JSON of one path."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=ANSWER_S) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=ANSWER_S) as answer:  # noqa: S310 (http)
                 return json.load(answer)
         except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
-            raise UnreachableError(f"Flink at {self.url} does not answer ({error})", "see that it runs") from error
+            raise UnreachableError(
+                f"Flink at {self.url} does not answer ({error})", "see that it runs"
+            ) from error

@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from deploy.local import tools
 from deploy.local.ports import HOST, Ports, answers
@@ -52,15 +53,23 @@ class Kafka(Server):
             controller_port=self._ports.kafka_controller,
             data=data,
         )
-        java = [tools.java(), f"@{CONFIGS / 'jvm.options'}", f"-Dlog4j2.configurationFile={CONFIGS}/log4j2.properties"]
+        java = [
+            tools.java(),
+            f"@{CONFIGS / 'jvm.options'}",
+            f"-Dlog4j2.configurationFile={CONFIGS}/log4j2.properties",
+        ]
         java += ["-cp", f"{jars}/*"]
         if not (data / "meta.properties").exists():
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+            cluster = (
+                base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
+            )
             command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-                raise UnreachableError(f"Kafka cannot format {data}: {said[-1]}", "look at that folder, or down --wipe")
+                raise UnreachableError(
+                    f"Kafka cannot format {data}: {said[-1]}", "look at that folder, or down --wipe"
+                )
         self.process.start([*java, "kafka.Kafka", str(config)])
 
     def trouble(self) -> str | None:
@@ -80,16 +89,22 @@ class Kafka(Server):
         token = uuid.uuid4().bytes
         offsets: list[int] = []
         failures: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            offset = message.offset()
+            if error is not None:
+                failures.append(error)
+            elif offset is not None:
+                offsets.append(offset)
+
         producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all", **QUIET})
-        producer.produce(
-            HEALTH_TOPIC,
-            token,
-            partition=0,
-            on_delivery=lambda error, message: failures.append(error) if error else offsets.append(message.offset()),
-        )
+        producer.produce(HEALTH_TOPIC, token, partition=0, on_delivery=delivered)
         if producer.flush(ANSWER_S) or not offsets:
-            raise UnreachableError(f"it acknowledged no record: {failures or 'no answer'}", "look at its log")
-        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": HEALTH_TOPIC, **QUIET})
+            raise UnreachableError(
+                f"it acknowledged no record: {failures or 'no answer'}", "look at its log"
+            )
+        reading = {"group.id": HEALTH_TOPIC, "enable.auto.commit": False}
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, **reading, **QUIET})
         try:
             consumer.assign([TopicPartition(HEALTH_TOPIC, 0, offsets[0])])
             deadline = time.monotonic() + ANSWER_S

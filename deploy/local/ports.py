@@ -1,4 +1,4 @@
-"""Every port of the stack, from one base: 9000 gives Kafka its usual 9092 and Cassandra its usual 9042."""
+"""Every port of the stack, from one base: 9000 gives Kafka and Cassandra their usual ones."""
 
 import contextlib
 import random
@@ -14,7 +14,8 @@ HOST = "127.0.0.1"
 DEFAULT_BASE = 9000
 SPAN = 100  # ports of one stack: base … base + 99
 MAX_TASKMANAGERS = 20  # as many metrics ports lie between base + 50 and base + 69
-# Below 10000 live well-known services, from 32768 on the system itself takes ports for outgoing connections.
+# Below 10000 live well-known services, from 32768 on the system itself takes ports for outgoing
+# connections.
 FREE_BASES = range(10_000, 32_000, SPAN)
 
 
@@ -26,7 +27,9 @@ class Ports:
 
     def __post_init__(self) -> None:
         if not 1024 <= self.base <= 65_535 - SPAN:
-            raise ConfigError(f"port base {self.base} is out of range", "take one from 1024 to 65435")
+            raise ConfigError(
+                f"port base {self.base} is out of range", "take one from 1024 to 65435"
+            )
 
     @property
     def kafka(self) -> int:
@@ -61,12 +64,12 @@ class Ports:
         return self.base + 49
 
     def taskmanager_metrics(self, number: int) -> int:
-        """Prometheus port of TaskManager `number` = 1, 2, …"""
+        """Prometheus port of a TaskManager: number = 1, 2, 3 and so on."""
         return self.base + 49 + number
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port now (a port in TIME_WAIT is free, as it is for our servers)."""
+    """Whether a server could listen on the port; one in TIME_WAIT is free, as it is for ours."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -84,17 +87,19 @@ def answers(port: int, timeout_s: float = 1.0) -> bool:
 
 
 def free_base() -> int:
-    """A base with all its ports free, for a stack beside others. Raises UnreachableError when there is none."""
+    """A base whose ports are all free, for a stack beside others. Raises UnreachableError."""
     bases = list(FREE_BASES)
     random.shuffle(bases)  # two stacks that start at the same moment should not choose the same
     for base in bases:
         if all(is_free(port) for port in range(base, base + SPAN)):
             return base
-    raise UnreachableError("no block of 100 free ports was found", "stop what holds the ports 10000 to 32000")
+    raise UnreachableError(
+        "no block of 100 free ports was found", "stop what holds the ports 10000 to 32000"
+    )
 
 
 def require_free(wanted: Mapping[str, int]) -> None:
-    """Raises UnreachableError for the first taken port; `wanted` maps what it is for to the port."""
+    """Raise UnreachableError for the first taken port; `wanted` maps the purpose to the port."""
     for purpose, port in wanted.items():
         if not is_free(port):
             raise UnreachableError(
@@ -106,7 +111,11 @@ def require_free(wanted: Mapping[str, int]) -> None:
 def _holder(port: int) -> str:
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            if (
+                connection.laddr
+                and connection.laddr.port == port
+                and connection.status == psutil.CONN_LISTEN
+            ):
                 name = psutil.Process(connection.pid).name() if connection.pid else "a process"
                 return f" by {name} (pid {connection.pid})" if connection.pid else ""
     except psutil.Error:

@@ -1,7 +1,8 @@
 """One server process: started detached, found again by its pid file, stopped by its own pid.
 
-A pid alone is no identity: after a crash the system may give the same number to a stranger. The pid file therefore
-keeps the birth of the process as well, and a process with another birth is never signalled.
+A pid alone is no identity: after a crash the system may give the same number to a stranger. The pid
+file therefore keeps the birth of the process as well, and a process with another birth is never
+signalled.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ POLL_S = 0.05  # how often a stop looks whether the process has gone
 
 @dataclass(frozen=True)
 class Vitals:
-    """What `status` shows of a process; pid, since (seconds since 1970) and memory (bytes) are None when it is down."""
+    """A process as people see it; pid, since (s since 1970) and memory (bytes) None when down."""
 
     name: str
     pid: int | None
@@ -33,7 +34,7 @@ class Vitals:
 
 
 class Process:
-    """A named process under a state folder: `run/NAME.json` is its pid file, `log/NAME.log` its output."""
+    """A named process of a state folder: pid file `run/NAME.json`, output `log/NAME.log`."""
 
     def __init__(self, name: str, state: Path) -> None:
         self.name = name
@@ -95,7 +96,7 @@ class Process:
         return Vitals(self.name, pid, since, memory, starts)
 
     def stop(self, grace_s: float = 20.0) -> None:
-        """TERM, up to `grace_s` seconds of patience, then KILL for it and all its children; forgets the pid file."""
+        """TERM, `grace_s` seconds of patience, KILL for it and its children; no pid file stays."""
         if (pid := self.pid) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -110,7 +111,8 @@ class Process:
         pid = self._record().get("pid")
         if pid is None or (self.pid is None and birth(pid) is not None):
             return  # nothing was ever started, or its number now belongs to a stranger
-        # A number is not given away while it still names a group: this reaches our own orphans or nobody.
+        # A number is not given away while it still names a group: this reaches our own orphans or
+        # nobody.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         while self.pid is not None:
@@ -121,7 +123,9 @@ class Process:
         if not self.log_file.exists():
             return ""
         lines = self.log_file.read_text(errors="replace").splitlines()[-200:]
-        telling = [line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line]
+        telling = [
+            line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line
+        ]
         return (telling or lines or [""])[-1].strip()[:300]
 
     def _record(self) -> dict[str, int]:
@@ -133,9 +137,10 @@ class Process:
 
 
 def birth(pid: int) -> int | None:
-    """When a process was born, in a unit that only equality makes sense of; None for a dead process or a zombie.
+    """When a process was born, in a unit only good for comparison; None for the dead and zombies.
 
-    Linux counts from the boot, in ticks: other than a time of day, that never moves when the clock is set.
+    Linux counts from the boot, in ticks: other than a time of day, that never moves when the clock
+    is set.
     """
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # our own dead child would stay a zombie

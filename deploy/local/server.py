@@ -40,22 +40,30 @@ class Server(ABC):
     def wait(self, patience_s: float = PATIENCE_S, supervised: bool = False) -> None:
         """Return when it answers.
 
-        Raises UnreachableError when it does not within `patience_s` seconds, or is doomed before: dead, with no
-        supervisor who would bring it back.
+        Raises UnreachableError when it does not within `patience_s` seconds, or is doomed before:
+        dead, with no supervisor who would bring it back.
         """
         deadline = time.monotonic() + patience_s
         while (trouble := self.trouble()) is not None:
             late = time.monotonic() > deadline
             if late or (not supervised and self.doomed()):
                 dead = self.process.pid is None
-                what = "died while starting" if dead else f"does not answer after {patience_s:.0f} s" if late else "fails"
+                what = (
+                    "died while starting"
+                    if dead
+                    else f"does not answer after {patience_s:.0f} s"
+                    if late
+                    else "fails"
+                )
                 said = self.process.last_words() if dead else trouble
-                raise UnreachableError(f"{self.name} {what}: {said}", f"read {self.process.log_file}")
+                raise UnreachableError(
+                    f"{self.name} {what}: {said}", f"read {self.process.log_file}"
+                )
             time.sleep(POLL_S)
 
 
 def render(template: Path, target: Path, **values: object) -> Path:
-    """Fill the ${…} of an annotated configuration; every one must be given, and every value must be used."""
+    """Fill the ${…} of an annotated configuration: each must be given, each value used."""
     text = Template(template.read_text())
     unused = values.keys() - set(text.get_identifiers())
     if unused:

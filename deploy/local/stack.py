@@ -1,33 +1,34 @@
-"""All servers of one state folder, in the order they need each other. The CLI, the demo and the tests use this alike.
+"""All servers of one state folder, in the order they need each other; for CLI, demo and tests.
 
     stack = Stack.create(load_local_settings(state=folder), namespace="", free_ports=True)
-    stack.start_servers()                          # Kafka, Cassandra, topics, tables; returns when they answer
-    stack.start_flink(Path("streaming/job.py"))    # JobManager, TaskManagers, the job; returns when it runs
-    stack.start_supervisor()                       # from now on what dies comes back
-    stack.settings, stack.environment              # how to reach it
-    stack.stop(); stack.wipe()
+    stack.start_servers()                          # Kafka, Cassandra, topics, tables; returns when
+    they answer stack.start_flink(Path("streaming/job.py"))    # JobManager, TaskManagers, the job;
+    returns when it runs stack.start_supervisor()                       # from now on what dies
+    comes back stack.settings, stack.environment              # how to reach it stack.stop();
+    stack.wipe()
 
-What should run is a file, `STATE/stack.json`, so that any later process can pick the stack up: `Stack.open(folder)`.
+What should run is a file, `STATE/stack.json`, so that any later process can pick the stack up:
+`Stack.open(folder)`.
 """
 
-import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from deploy.local import tools
 from deploy.local.cassandra import Cassandra
-from deploy.local.config import REPOSITORY, LocalSettings
+from deploy.local.config import REPOSITORY, GivenSettings, LocalSettings
 from deploy.local.flink import Cluster, Job, JobManager, TaskManager, newest_checkpoint
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.kafka import Kafka
+from deploy.local.plan import Plan, PlanFile
 from deploy.local.ports import HOST, Ports, free_base, require_free
 from deploy.local.process import Process
 from deploy.local.server import PATIENCE_S, POLL_S, Server
@@ -43,39 +44,27 @@ def silent(_: str) -> None:
     """A report for nobody."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What should run, as `stack.json` keeps it."""
-
-    port_base: int
-    namespace: str
-    jars: str
-    taskmanagers: int
-    spares: int
-    click_partitions: int
-    metrics: bool
-    wanted: list[str] = field(default_factory=list)
-    job: Job | None = None
-
-
 class Stack:
     """The servers of one state folder."""
 
     def __init__(self, state: Path) -> None:
         """For `create` and `open`, which see that there is a plan."""
         self.state = state
-        self._file = state / "stack.json"
+        self._plan = PlanFile(state)
         self.supervisor = Process("supervisor", state)
 
     @classmethod
     def create(cls, local: LocalSettings, namespace: str = "", free_ports: bool = False) -> "Stack":
-        """Plan a stack; a state folder that holds one keeps its ports unless others are asked for while it is down.
+        """Plan a stack; one that is down may be planned anew, and keeps its free ports.
 
-        Raises ConfigError when it runs with other settings, UnreachableError when no ports are free.
+        Raises ConfigError when it runs with other settings, UnreachableError when no ports are
+        free.
         """
         stack = cls(local.state.resolve())
-        known = stack._file.exists()
-        base = stack.plan.port_base if known and free_ports else free_base() if free_ports else local.port_base
+        known = stack._plan.exists()
+        base = local.port_base
+        if free_ports:
+            base = stack.plan.port_base if known else free_base()
         plan = Plan(
             port_base=base,
             namespace=namespace,
@@ -90,20 +79,22 @@ class Stack:
             if old != plan:
                 changed = [key for key, value in asdict(plan).items() if value != asdict(old)[key]]
                 raise ConfigError(
-                    f"{', '.join(running)} already run in {stack.state} with another {', '.join(changed)}",
+                    f"{', '.join(running)} already run with another {', '.join(changed)}",
                     "run down first",
                 )
             return stack
-        stack.state.mkdir(parents=True, exist_ok=True)
-        stack._write(plan)
+        stack._plan.write(plan)
         return stack
 
     @classmethod
     def open(cls, state: Path) -> "Stack":
         """The stack of a state folder. Raises ConfigError when there never was one."""
         stack = cls(state.resolve())
-        if not stack._file.exists():
-            raise ConfigError(f"there is no stack in {stack.state}", "run up first, or name another folder with --state")
+        if not stack._plan.exists():
+            raise ConfigError(
+                f"there is no stack in {stack.state}",
+                "run up first, or name another folder with --state",
+            )
         return stack
 
     # ── how to reach it ──────────────────────────────────────────────────────────────────────────
@@ -111,8 +102,11 @@ class Stack:
     @property
     def plan(self) -> Plan:
         """What should run, read anew each time: another process may have changed it."""
-        raw = json.loads(self._file.read_text())
-        return Plan(**{**raw, "job": Job(**raw["job"]) if raw["job"] else None})
+        return self._plan.read()
+
+    def locked(self) -> AbstractContextManager[None]:
+        """To start and stop processes of this stack while nobody else does."""
+        return self._plan.locked()
 
     @property
     def ports(self) -> Ports:
@@ -121,7 +115,7 @@ class Stack:
     @property
     def settings(self) -> CommonSettings:
         """Settings that reach this stack."""
-        return CommonSettings(
+        return GivenSettings(
             namespace=self.plan.namespace,
             kafka=KafkaSettings(bootstrap=f"{HOST}:{self.ports.kafka}"),
             cassandra=CassandraSettings(hosts=[HOST], port=self.ports.cql),
@@ -149,19 +143,28 @@ class Stack:
         """Everything that should run, in the order of its start."""
         plan = self.plan
         jars = Path(plan.jars)
-        known: list[Server] = [Kafka(self.state, jars, self.ports), Cassandra(self.state, jars, self.ports)]
+        known: list[Server] = [
+            Kafka(self.state, jars, self.ports),
+            Cassandra(self.state, jars, self.ports),
+        ]
         if plan.job is not None:
             cluster = self._cluster(plan, plan.job)
-            known += [TaskManager(cluster, number + 1) for number in range(plan.taskmanagers + plan.spares)]
+            known += [
+                TaskManager(cluster, number + 1)
+                for number in range(plan.taskmanagers + plan.spares)
+            ]
             known += [JobManager(cluster)]
         return [server for server in known if server.name in plan.wanted]
 
     def server(self, name: str) -> Server:
-        """One of them by its name: kafka, cassandra, jobmanager, taskmanager-1, … Raises ConfigError."""
+        """One of them: kafka, cassandra, jobmanager, taskmanager-1, … Raises ConfigError."""
         for server in self.servers():
             if server.name == name:
                 return server
-        raise ConfigError(f"{name} is not part of the stack in {self.state}", f"it has {', '.join(self.plan.wanted)}")
+        raise ConfigError(
+            f"{name} is not part of the stack in {self.state}",
+            f"it has {', '.join(self.plan.wanted)}",
+        )
 
     def running(self) -> list[str]:
         """The names of the servers whose process is alive."""
@@ -169,11 +172,13 @@ class Stack:
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────
 
-    def start_servers(self, report: Report = silent, only: Sequence[str] = ("kafka", "cassandra")) -> None:
+    def start_servers(
+        self, report: Report = silent, only: Sequence[str] = ("kafka", "cassandra")
+    ) -> None:
         """Start Kafka and Cassandra, wait until they take and give data, create topics and tables.
 
-        What runs already is left alone. Raises UnreachableError, before anything is started, when a port is taken or a
-        tool is missing, and later when a server does not come.
+        What runs already is left alone. Raises UnreachableError, before anything is started, when a
+        port is taken or a tool is missing, and later when a server does not come.
         """
         plan = self.plan
         tools.java()
@@ -198,8 +203,9 @@ class Stack:
     ) -> None:
         """Start a cluster for the job in `entry`; returns when all its tasks run.
 
-        The job goes on from the newest checkpoint in the state folder when there is one. `env` is added to what every
-        process gets, which is `environment`. Raises UnreachableError as `start_servers` does, ConfigError without entry.
+        The job goes on from the newest checkpoint in the state folder when there is one. `env` is
+        added to what every process gets, which is `environment`. Raises UnreachableError as
+        `start_servers` does, ConfigError without entry.
         """
         if not entry.is_file():
             raise ConfigError(f"{entry} is no file", "name the job's entry file")
@@ -210,10 +216,12 @@ class Stack:
         job = Job(str(entry.resolve()), list(args), {**self.environment, **(env or {})})
         workers = self.plan.taskmanagers + self.plan.spares
         with self.locked():
-            self._write(replace(self.plan, job=job))
+            self._plan.write(replace(self.plan, job=job))
         if (checkpoint := newest_checkpoint(self._cluster(self.plan, job).checkpoints)) is not None:
             report(f"the job goes on from {checkpoint.parent.name}/{checkpoint.name}")
-        self._start([f"taskmanager-{number + 1}" for number in range(workers)] + ["jobmanager"], report)
+        self._start(
+            [f"taskmanager-{number + 1}" for number in range(workers)] + ["jobmanager"], report
+        )
 
     def start_supervisor(self) -> None:
         """From now on what dies comes back, also when this process has ended."""
@@ -225,16 +233,23 @@ class Stack:
     def _start(self, names: Sequence[str], report: Report) -> None:
         with self.locked():
             plan = self.plan
-            self._write(replace(plan, wanted=[*plan.wanted, *(name for name in names if name not in plan.wanted)]))
+            self._plan.write(
+                replace(
+                    plan,
+                    wanted=[*plan.wanted, *(name for name in names if name not in plan.wanted)],
+                )
+            )
             servers = [self.server(name) for name in names]
             down = [server for server in servers if server.process.pid is None]
             try:
-                require_free({purpose: port for server in down for purpose, port in server.ports().items()})
+                require_free(
+                    {purpose: port for server in down for purpose, port in server.ports().items()}
+                )
                 for server in down:
                     report(f"starting {server.name}")
                     server.start()
             except UnreachableError:
-                self._write(plan)
+                self._plan.write(plan)
                 raise
         for server in servers:
             server.wait(supervised=self.supervisor.pid is not None)
@@ -243,38 +258,46 @@ class Stack:
     # ── stop ─────────────────────────────────────────────────────────────────────────────────────
 
     def stop(self, report: Report = silent) -> None:
-        """Stop everything, the supervisor first; data, checkpoints and ports stay for the next start."""
+        """Stop everything, the supervisor first; data and checkpoints stay for the next start."""
         self.supervisor.stop()
         with self.locked():
             for server in reversed(self.servers()):
                 report(f"stopping {server.name}")
                 server.process.stop()
-            self._write(replace(self.plan, wanted=[], job=None))
+            self._plan.write(replace(self.plan, wanted=[], job=None))
 
     def stop_flink(self, report: Report = silent) -> None:
-        """Stop the job and its cluster; the next `start_flink` goes on from the newest checkpoint."""
+        """Stop the job and its cluster; the next start goes on from the newest checkpoint."""
         with self.locked():
-            flink = [server for server in self.servers() if isinstance(server, JobManager | TaskManager)]
+            flink = [
+                server for server in self.servers() if isinstance(server, JobManager | TaskManager)
+            ]
             for server in reversed(flink):
                 report(f"stopping {server.name}")
                 server.process.stop()
             gone = {server.name for server in flink}
             plan = self.plan
-            self._write(replace(plan, wanted=[name for name in plan.wanted if name not in gone], job=None))
+            self._plan.write(
+                replace(plan, wanted=[name for name in plan.wanted if name not in gone], job=None)
+            )
 
     def wipe(self) -> None:
-        """Remove all data of a stopped stack; the jars stay. Raises ConfigError while something runs."""
-        if running := self.running():
+        """Remove all data of a stopped stack; the jars stay. Raises ConfigError while it runs."""
+        supervisor = ["supervisor"] if self.supervisor.pid is not None else []
+        if running := self.running() + supervisor:
             raise ConfigError(f"{', '.join(running)} still run", "run down first")
         jars = Path(self.plan.jars)
         for path in self.state.iterdir():
             if path != jars and path not in jars.parents:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    # ── faults, for tests and for people who want to see it survive ─────────────────────────────────
+    # ── faults, for tests and for people who want to see it survive ──────────────────────────────
 
     def kill(self, name: str) -> int:
-        """kill -9 one process, as a crash would; returns the pid it had. Without a supervisor it stays dead."""
+        """End one process as a crash would (kill -9); returns the pid it had.
+
+        With a supervisor it comes back. Raises UnreachableError when it does not run.
+        """
         process = self.server(name).process
         pid = process.pid
         if pid is None:
@@ -285,7 +308,7 @@ class Stack:
         return pid
 
     def restart(self, name: str, down_s: float = 0.0) -> None:
-        """Stop one process, leave it down for `down_s` seconds, start it again; returns when it answers."""
+        """Stop one process, leave it down for `down_s` s, start it; returns when it answers."""
         server = self.server(name)
         with self.locked():  # else the supervisor would bring it back meanwhile
             server.process.stop()
@@ -294,22 +317,12 @@ class Stack:
         server.wait()
 
     def wait(self, name: str, patience_s: float = PATIENCE_S) -> None:
-        """Return when one server answers, whoever starts it. Raises UnreachableError after `patience_s` seconds."""
+        """Return when one server answers, whoever starts it. Raises UnreachableError."""
         self.server(name).wait(patience_s, supervised=self.supervisor.pid is not None)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """One process at a time starts, stops or plans: the supervisor and this one never work against each other."""
-        with (self.state / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def _cluster(self, plan: Plan, job: Job) -> Cluster:
-        return Cluster(self.state, Path(plan.jars), Ports(plan.port_base), plan.taskmanagers, plan.metrics, job)
-
-    def _write(self, plan: Plan) -> None:
-        part = self._file.with_suffix(".part")
-        part.write_text(json.dumps(asdict(plan), indent=2))
-        part.replace(self._file)
+        return Cluster(
+            self.state, Path(plan.jars), Ports(plan.port_base), plan.taskmanagers, plan.metrics, job
+        )

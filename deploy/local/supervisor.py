@@ -1,7 +1,8 @@
-"""Brings back what dies: `python -m deploy.local.supervisor STATE` (started by `up`, stopped by `down`).
+"""Brings back what dies: `python -m deploy.local.supervisor STATE`, started by `up`.
 
-Once a second it looks at what should run. A dead TaskManager, Kafka or Cassandra is started again; a dead JobManager
-too, with the job from its newest completed checkpoint. Its log, `STATE/log/supervisor.log`, tells what it did.
+Once a second it looks at what should run. A dead TaskManager, Kafka or Cassandra is started again;
+a dead JobManager too, with the job from its newest completed checkpoint. Its log,
+`STATE/log/supervisor.log`, tells what it did.
 """
 
 import signal
@@ -17,7 +18,8 @@ from deploy.local.stack import Stack
 from schemas.errors import FreshrecError
 
 LOOK_S = 1.0
-# A process that dies at once is tried again after 2, 4, 8, … seconds: often enough to heal, too seldom to harm.
+# A process that dies at once is tried again after 2, 4, 8, … seconds: often enough to heal, too
+# seldom to harm.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 # After this long alive, a death is a new accident and is answered at once.
 HEALTHY_S = 60.0
@@ -52,7 +54,9 @@ class Supervisor:
             self._pause[server.name] = 0.0
         if alive_s < self._pause[server.name]:
             return
-        self._pause[server.name] = min(max(FIRST_PAUSE_S, 2 * self._pause[server.name]), LONGEST_PAUSE_S)
+        self._pause[server.name] = min(
+            max(FIRST_PAUSE_S, 2 * self._pause[server.name]), LONGEST_PAUSE_S
+        )
         self._started[server.name] = now
         say(f"{server.name} is dead; its last output is now {server.process.log_file.name}.1")
         checkpoint = newest_checkpoint(self._stack.state / "flink" / "checkpoints")
@@ -61,7 +65,11 @@ class Supervisor:
         except FreshrecError as error:
             say(f"{server.name} cannot be started: {error}")
             return
-        origin = f" from {checkpoint.parent.name}/{checkpoint.name}" if server.name == "jobmanager" and checkpoint else ""
+        origin = (
+            f" from {checkpoint.parent.name}/{checkpoint.name}"
+            if server.name == "jobmanager" and checkpoint
+            else ""
+        )
         say(f"{server.name} started again{origin}, pid {server.process.pid}")
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:

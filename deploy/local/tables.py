@@ -12,12 +12,16 @@ CREATE_S = 30.0
 
 
 def create_tables(settings: CommonSettings, replication: int = 1) -> None:
-    """Create what is missing. Raises UnreachableError without Cassandra, ContractError when it refuses a statement."""
+    """Create what is missing.
+
+    Raises UnreachableError without Cassandra, ContractError when it refuses a statement.
+    """
     with cql(settings.cassandra.port, settings.cassandra.hosts[0]) as session:
         try:
             for statement in table_statements(settings.keyspace, replication):
                 session.execute(statement, timeout=CREATE_S)
         except DriverException as error:
             raise ContractError(
-                f"Cassandra refuses the tables of {settings.keyspace}: {error}", "see schemas/recommendation.cql"
+                f"Cassandra refuses the tables of {settings.keyspace}: {error}",
+                "see schemas/recommendation.cql",
             ) from error

@@ -1,4 +1,4 @@
-"""What the machine must have: Java 17, Maven and disk; and the servers' jars, fetched once through Maven."""
+"""What the machine must have: Java 17, Maven, disk; and the servers' jars, fetched once."""
 
 import fcntl
 import hashlib
@@ -12,23 +12,28 @@ from schemas.errors import UnreachableError
 
 # Cassandra 5.0 runs on nothing newer, Kafka 4 on nothing older.
 JAVA = 17
-# Jars 0.25 GiB, Kafka's and Cassandra's logs and the checkpoints of a demo below 1 GiB, and some air.
+# Jars 0.25 GiB, Kafka's and Cassandra's logs and the checkpoints of a demo below 1 GiB, and some
+# air.
 FREE_DISK = 3 * 1024**3
 HERE = Path(__file__).parent
 
 
 def java() -> str:
-    """The java program: from JAVA_HOME when set, else from PATH. Raises UnreachableError unless it is Java 17."""
+    """The java program of JAVA_HOME, else of PATH. Raises UnreachableError unless it is Java 17."""
     home = os.environ.get("JAVA_HOME")
     program = str(Path(home) / "bin" / "java") if home else "java"
     remedy = f"install a JDK {JAVA} and let JAVA_HOME name its folder"
     try:
-        said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stderr
+        said = subprocess.run(
+            [program, "-version"], capture_output=True, text=True, check=True
+        ).stderr
     except (OSError, subprocess.CalledProcessError) as error:
         raise UnreachableError(f"Java does not run ({program})", remedy) from error
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     if found is None or int(found[1]) != JAVA:
-        raise UnreachableError(f"Java {found[1] if found else 'of unknown version'} was found ({program})", remedy)
+        raise UnreachableError(
+            f"Java {found[1] if found else 'of unknown version'} was found ({program})", remedy
+        )
     return program
 
 
@@ -44,7 +49,7 @@ def require_disk(folder: Path) -> None:
 
 
 def jars(server: str, cache: Path) -> Path:
-    """The folder of a server's jars, `cache/SERVER-DIGEST`; fetched when the pom has changed or never was fetched.
+    """The folder of a server's jars, `cache/SERVER-DIGEST`; fetched when the pom is new.
 
     Raises UnreachableError when Maven is missing or cannot fetch them.
     """
@@ -66,7 +71,9 @@ def jars(server: str, cache: Path) -> Path:
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={part}"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0 or not part.is_dir():
-            errors = [line for line in done.stdout.splitlines() if "ERROR" in line] or ["no message"]
+            errors = [line for line in done.stdout.splitlines() if "ERROR" in line] or [
+                "no message"
+            ]
             raise UnreachableError(
                 f"Maven could not fetch the jars of {server}: {errors[0][:300]}",
                 "see that this machine reaches a Maven repository, then try again",

@@ -1,7 +1,8 @@
 """Creates the topics of the contract, for one tenant."""
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from deploy.local.kafka import ANSWER_S, QUIET, create
 from schemas.errors import ContractError, UnreachableError
@@ -12,7 +13,8 @@ from schemas.topics import topics
 def create_topics(settings: CommonSettings, click_partitions: int, replicas: int = 1) -> None:
     """Create what is missing; what exists stays as it is.
 
-    Raises UnreachableError when Kafka does not answer, ContractError when `clicks` has fewer partitions than asked.
+    Raises UnreachableError when Kafka does not answer, ContractError when `clicks` has fewer
+    partitions than asked.
     """
     try:
         admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **QUIET})
@@ -27,7 +29,8 @@ def create_topics(settings: CommonSettings, click_partitions: int, replicas: int
             create(admin, missing)
     except KafkaException as error:
         raise UnreachableError(
-            f"Kafka at {settings.kafka.bootstrap} creates no topics: {error.args[0].str()}", "see that it runs"
+            f"Kafka at {settings.kafka.bootstrap} creates no topics: {error.args[0].str()}",
+            "see that it runs",
         ) from error
     for name, topic in wanted.items():
         if name in existing and (found := len(existing[name].partitions)) < topic.partitions:

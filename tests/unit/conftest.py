@@ -1,0 +1,7 @@
+"""How the unit tests look for counterexamples: reproducibly, and without a clock."""
+
+from hypothesis import settings
+
+# No deadline: nothing here is a measurement. The same examples on every machine, and no folder left behind.
+settings.register_profile("unit", deadline=None, max_examples=60, derandomize=True, database=None)
+settings.load_profile("unit")

@@ -1,0 +1,95 @@
+"""Configurations: every placeholder filled, nothing on other interfaces than the loopback."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deploy.local.server import HERE, render
+
+
+def test_a_value_that_no_placeholder_takes_is_an_error(tmp_path: Path) -> None:
+    template = tmp_path / "t"
+    template.write_text("port=${port}")
+    with pytest.raises(ValueError, match=r"does not use \['prot'\]"):
+        render(template, tmp_path / "out", port=1, prot=2)
+
+
+def test_a_placeholder_without_a_value_is_an_error(tmp_path: Path) -> None:
+    template = tmp_path / "t"
+    template.write_text("port=${port} data=${data}")
+    with pytest.raises(KeyError, match="data"):
+        render(template, tmp_path / "out", port=1)
+
+
+def test_kafka_listens_on_the_loopback_with_the_ports_given(tmp_path: Path) -> None:
+    target = render(
+        HERE / "kafka" / "server.properties",
+        tmp_path / "k",
+        kafka_port=1234,
+        controller_port=1235,
+        data="/d",
+    )
+    lines = dict(
+        line.split("=", 1) for line in target.read_text().splitlines() if line and line[0] != "#"
+    )
+    assert lines["listeners"] == "CLIENTS://127.0.0.1:1234,CONTROLLER://127.0.0.1:1235"
+    assert lines["log.dirs"] == "/d"
+    assert lines["auto.create.topics.enable"] == "false"
+
+
+def test_cassandra_listens_on_the_loopback_with_the_ports_given(tmp_path: Path) -> None:
+    target = render(
+        HERE / "cassandra" / "cassandra.yaml",
+        tmp_path / "c",
+        cql_port=1234,
+        storage_port=1235,
+        data="/d",
+    )
+    config = yaml.safe_load(target.read_text())
+    assert (config["rpc_address"], config["native_transport_port"]) == ("127.0.0.1", 1234)
+    assert (config["listen_address"], config["storage_port"]) == ("127.0.0.1", 1235)
+    assert config["seed_provider"][0]["parameters"] == [{"seeds": "127.0.0.1:1235"}]
+    assert config["data_file_directories"] == ["/d/data"]
+
+
+def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Path) -> None:
+    target = render(
+        HERE / "flink" / "config.yaml",
+        tmp_path / "f",
+        rpc_port=1,
+        blob_port=2,
+        rest_port=3,
+        parallelism=4,
+        checkpoints="file:///with: colon/c",
+        savepoints="file:///s",
+        tmp="/t",
+    )
+    config = yaml.safe_load(target.read_text())
+    assert {
+        config[key] for key in config if key.endswith("bind-host") or key == "rest.bind-address"
+    } == {"127.0.0.1"}
+    assert config["execution.checkpointing.dir"] == "file:///with: colon/c"
+    assert (config["rest.port"], config["parallelism.default"]) == (3, 4)
+    parts = {
+        key: int(value[:-1])
+        for key, value in config.items()
+        if key.startswith("taskmanager.memory.") and value[-1] == "m"
+    }
+    framework = 128 + 128  # Flink's own heap and buffers
+    used = framework + sum(
+        parts[f"taskmanager.memory.{part}"]
+        for part in (
+            "task.heap.size",
+            "task.off-heap.size",
+            "managed.size",
+            "network.max",
+            "jvm-metaspace.size",
+        )
+    )
+    overhead = parts["taskmanager.memory.process.size"] - used
+    assert (
+        parts["taskmanager.memory.jvm-overhead.min"]
+        <= overhead
+        <= parts["taskmanager.memory.jvm-overhead.max"]
+    )

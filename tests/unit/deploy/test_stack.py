@@ -1,0 +1,77 @@
+"""The plan of a stack: kept in its folder, found by anyone, not changed under running servers."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local.config import load_local_settings
+from deploy.local.process import Process
+from deploy.local.stack import Stack
+from schemas.errors import ConfigError
+
+
+def test_another_process_finds_the_same_plan(tmp_path: Path) -> None:
+    stack = Stack.create(
+        load_local_settings(state=tmp_path / "s", port_base=12_000), namespace="shop1"
+    )
+    again = Stack.open(tmp_path / "s")
+    assert again.plan == stack.plan
+    assert again.settings.kafka.bootstrap == "127.0.0.1:12092"
+    assert again.settings.topic("clicks") == "shop1.clicks"
+    assert again.environment["FRESHREC_CASSANDRA__PORT"] == "12042"
+
+
+def test_free_ports_stay_the_same_from_one_start_to_the_next(tmp_path: Path) -> None:
+    local = load_local_settings(state=tmp_path)
+    first = Stack.create(local, free_ports=True).ports.base
+    assert Stack.create(local, free_ports=True).ports.base == first
+
+
+def test_a_folder_without_a_stack_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no stack.*run up first"):
+        Stack.open(tmp_path)
+
+
+def test_a_running_stack_is_not_planned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack.create(load_local_settings(state=tmp_path, port_base=12_000))
+    monkeypatch.setattr(Stack, "running", lambda _: ["kafka"])
+    with pytest.raises(ConfigError, match=r"kafka already run.*another port_base; run down first"):
+        Stack.create(load_local_settings(state=tmp_path, port_base=13_000))
+    assert Stack.create(load_local_settings(state=tmp_path, port_base=12_000)).plan == stack.plan
+
+
+def test_wiping_leaves_the_jars_and_refuses_while_something_runs(tmp_path: Path) -> None:
+    stack = Stack.create(load_local_settings(state=tmp_path, jars=tmp_path / "jars"))
+    (tmp_path / "jars" / "kafka-1").mkdir(parents=True)
+    (tmp_path / "kafka" / "data").mkdir(parents=True)
+    supervisor = Process("supervisor", tmp_path)
+    supervisor.start([sys.executable, "-c", "import time; time.sleep(600)"])
+    with pytest.raises(ConfigError, match="supervisor still run"):
+        stack.wipe()
+    supervisor.stop()
+    stack.wipe()
+    assert [path.name for path in tmp_path.iterdir()] == ["jars"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"taskmanagers": 0}, "taskmanagers = 0"),
+        ({"port_base": "ninety"}, "port_base = 'ninety'"),
+        ({"taskmanagers": 15, "spares": 10}, "too many"),
+    ],
+)
+def test_a_wrong_setting_is_named(flags: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load_local_settings(**flags)
+
+
+def test_a_setting_from_the_environment_counts_and_a_flag_wins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FRESHREC_LOCAL_TASKMANAGERS", "3")
+    assert load_local_settings().taskmanagers == 3
+    assert load_local_settings(taskmanagers=2).taskmanagers == 2

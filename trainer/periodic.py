@@ -1,0 +1,34 @@
+"""Cycles at fixed times; one that takes too long swallows the times it overran."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from schemas.errors import ModelRefused, UnreachableError
+from trainer.config import Plan, Settings
+from trainer.cycle import Stopped, cycle
+from trainer.progress import say
+
+
+def run_periodically(
+    settings: Settings, plan: Plan, period: float, stop: threading.Event
+) -> None:
+    """Run a cycle now and then every `period` seconds, until `stop` is set.
+
+    A refused model or an unreachable server ends one cycle, not the trainer; every other error is
+    raised.
+    """
+    due = time.monotonic()
+    while not stop.wait(max(due - time.monotonic(), 0.0)):
+        try:
+            cycle(settings, plan, stop.is_set)
+        except (ModelRefused, UnreachableError) as error:
+            say(f"this cycle published nothing: {error}")
+        except Stopped:
+            break
+        missed = int((time.monotonic() - due) // period)
+        if missed:
+            say(f"the cycle took {time.monotonic() - due:.0f} s and overran {missed} of its times")
+        due += period * (missed + 1)
+    say("stopped, as asked")

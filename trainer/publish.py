@@ -1,0 +1,193 @@
+"""Makes a finished release visible, all at once, and says so on `model-releases`.
+
+ 1. build in a temporary folder beside the target (a leading dot: no reader takes it for a release);
+ 2. write the manifest with the digest of every file;
+ 3. sync the files and the folder, rename it to its version, sync the releases folder;
+ 4. send the message that names folder and manifest digest, and wait until Kafka has it.
+A crash before the rename leaves nothing visible, a crash before the message an unannounced release
+that `publish FOLDER` announces later. Which release is served is what was announced last.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from schemas import topics
+from schemas.avro import BadRecord
+from schemas.errors import ContractError, ModelRefused
+from schemas.recommendation import LIST_LENGTH
+from schemas.release import (
+    FILES,
+    ITEMS,
+    MANIFEST,
+    Manifest,
+    ModelRelease,
+    check_file,
+    decode_release,
+    digest_of,
+    encode_release,
+    open_manifest,
+)
+from schemas.user_state import HISTORY
+from trainer.broker import reader, send
+from trainer.config import Settings
+from trainer.export import INPUTS
+from trainer.files import sync
+from trainer.progress import say
+
+_BUILDING = ".building-"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release on disk: its folder, its manifest and the manifest's digest."""
+
+    folder: Path
+    manifest: Manifest
+    manifest_sha256: str
+
+    def item_ids(self) -> list[str]:
+        """Item ids in index order: the first has index 1."""
+        return (self.folder / ITEMS).read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def new_version(releases: Path) -> str:
+    """A version that no release has: the time now, UTC, to the second."""
+    while True:
+        version = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        if not (releases / version).exists():
+            return version
+        time.sleep(0.2)
+
+
+def building_folder(releases: Path, version: str) -> Path:
+    """An empty temporary folder for a release; what crashed cycles left behind is removed."""
+    releases.mkdir(parents=True, exist_ok=True)
+    for left in releases.glob(f"{_BUILDING}*"):
+        shutil.rmtree(left)
+    folder = releases / f"{_BUILDING}{version}"
+    folder.mkdir()
+    return folder
+
+
+def seal(
+    folder: Path,
+    releases: Path,
+    version: str,
+    parent: str | None,
+    metrics: Mapping[str, float],
+    trained_on: Mapping[str, Any],
+) -> Release:
+    """Write the manifest of a built folder and let the release appear under its version."""
+    count = (folder / ITEMS).read_bytes().count(b"\n")
+    manifest = Manifest(
+        version=version,
+        created_at=int(time.time() * 1000),
+        parent=parent,
+        history=HISTORY,
+        top_k=min(LIST_LENGTH, count),
+        item_count=count,
+        inputs=list(INPUTS),
+        files={name: digest_of((folder / name).read_bytes()) for name in FILES},
+        metrics=dict(metrics),
+        trained_on=dict(trained_on),
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    for name in (*FILES, MANIFEST):
+        sync(folder / name)
+    sync(folder)
+    folder.rename(releases / version)
+    sync(releases)
+    return verify(releases / version)
+
+
+def verify(folder: Path) -> Release:
+    """The release in a folder, every digest checked. Raises ModelRefused."""
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise ModelRefused(f"{folder} holds no {MANIFEST}", "name a release folder (see show)")
+    content = file.read_bytes()
+    sha256 = digest_of(content).sha256
+    manifest = open_manifest(content, ModelRelease(folder.name, "", sha256, 0))
+    for name in FILES:
+        path = folder / name
+        check_file(manifest, name, path.read_bytes() if path.is_file() else b"")
+    return Release(folder, manifest, sha256)
+
+
+def announce(settings: Settings, release: Release) -> ModelRelease:
+    """Tell the job to serve a release. Raises UnreachableError when Kafka did not take it."""
+    message = ModelRelease(
+        version=release.manifest.version,
+        uri=release.folder.absolute().as_uri(),
+        manifest_sha256=release.manifest_sha256,
+        published_at=int(time.time() * 1000),
+    )
+    topic = settings.topic(topics.MODEL_RELEASES)
+    offset = send(settings, topic, message.version.encode(), encode_release(message))
+    say(f"announced release {message.version} on {topic} (offset {offset})")
+    return message
+
+
+def announced(settings: Settings) -> list[ModelRelease]:
+    """Every release message, oldest first. Raises UnreachableError."""
+    with reader(settings) as source:
+        messages = source.read_all(settings.topic(topics.MODEL_RELEASES))
+    decoded = [decode_release(message.value()) for message in messages]
+    return [release for release in decoded if not isinstance(release, BadRecord)]
+
+
+def served(settings: Settings) -> Release | None:
+    """The release that was announced last to serve everybody; None before the first.
+
+    None too, and a line that says so, when its files are missing or damaged: then the job cannot
+    load it either, and a fit from nothing is the way out. Raises UnreachableError.
+    """
+    full = [message for message in announced(settings) if message.stage == "full"]
+    if not full:
+        return None
+    try:
+        release = verify(folder_of(full[-1]))
+        open_manifest((release.folder / MANIFEST).read_bytes(), full[-1])
+    except ModelRefused as reason:
+        say(f"the served release {full[-1].version} is not used: {reason}")
+        return None
+    return release
+
+
+def folder_of(message: ModelRelease) -> Path:
+    """Where a message says that its release lies."""
+    return Path(unquote(urlparse(message.uri).path))
+
+
+def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelRelease:
+    """Announce a former release: the given one, or the parent of the one announced last.
+
+    Raises ContractError when there is none, ModelRefused when its files are damaged.
+    """
+    if version is None:
+        messages = announced(settings)
+        if not messages:
+            raise ContractError("no release was ever announced", "run a cycle first")
+        last = messages[-1]
+        version = verify(folder_of(last)).manifest.parent
+        if version is None:
+            raise ContractError(
+                f"release {last.version} has no parent to roll back to", "name a version (see show)"
+            )
+    if not (releases / version).is_dir():
+        known = ", ".join(folder.name for folder in release_folders(releases)) or "none"
+        raise ContractError(f"there is no release {version} in {releases}", f"known: {known}")
+    return announce(settings, verify(releases / version))
+
+
+def release_folders(releases: Path) -> list[Path]:
+    """The folders of all visible releases, oldest first."""
+    return sorted(path.parent for path in releases.glob(f"[!.]*/{MANIFEST}"))
