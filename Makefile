@@ -19,7 +19,7 @@ help:
 # The lock names every package with its digest, so this machine gets what every other one got.
 $(READY): requirements.lock pyproject.toml
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or 3.12 was found; install one of them' >&2; exit 4; }
-	@echo 'making .venv with $(PYTHON)'
+	@echo 'making .venv with $(PYTHON): some minutes, 7 GB'
 	@$(PYTHON) -m venv --clear .venv || \
 	    { echo 'error: $(PYTHON) makes no virtual environment; install its venv module' >&2; exit 4; }
 	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock

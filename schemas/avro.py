@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from io import BytesIO
 from typing import Any
@@ -49,7 +49,7 @@ class Published:
     latest: Schema
     by_fingerprint: Mapping[bytes, Schema]
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """The ten bytes before a body written with the latest schema."""
         return SINGLE_OBJECT + schema_fingerprint(self.latest)

@@ -1,7 +1,7 @@
 """A record that could not be used, as it is kept for its producer."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from schemas.avro import BadRecord, decode, encode
 
@@ -44,7 +44,7 @@ def bury(
 
 def encode_dead_letter(letter: DeadLetter) -> bytes:
     """The Kafka value of a dead letter; its key is the original key."""
-    return encode("dead_letter", asdict(letter))
+    return encode("dead_letter", vars(letter))
 
 
 def decode_dead_letter(value: bytes | None, position: int = 0) -> DeadLetter | BadRecord:

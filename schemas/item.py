@@ -1,7 +1,7 @@
 """An item of the catalogue."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
 
@@ -21,7 +21,7 @@ class Item:
 
 def encode_item(item: Item) -> bytes:
     """The Kafka value of an item; its key is `item.item_id.encode()`."""
-    return encode("item", {**asdict(item), "categories": list(item.categories)})
+    return encode("item", {**vars(item), "categories": list(item.categories)})
 
 
 def decode_item(

@@ -9,7 +9,7 @@ The folder holds
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,7 +66,7 @@ class ModelRelease:
 
 def encode_release(release: ModelRelease) -> bytes:
     """The Kafka value of a release; its key is the version."""
-    return encode("model_release", asdict(release))
+    return encode("model_release", vars(release))
 
 
 def decode_release(

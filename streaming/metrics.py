@@ -78,7 +78,7 @@ def percentile(counts: Sequence[int], share: float) -> float:
         return float("nan")
     below, lower = 0, 0.0
     for count, upper in zip(counts, (*FRESHNESS_MS, float("inf")), strict=True):
-        if below + count >= share * total:
+        if count and below + count >= share * total:
             return upper if upper == float("inf") else lower + (upper - lower) * (share * total - below) / count
         below, lower = below + count, upper
     return float("inf")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from schemas.errors import ContractError, UnreachableError
 from schemas.item import Item, decode_item
@@ -11,7 +11,8 @@ from schemas.settings import CommonSettings
 from schemas.topics import ITEMS, MODEL_RELEASES
 
 ANSWER_S = 5.0
-_BATCH = 10_000
+_BATCH = 1000
+_WAIT_S = 0.1
 
 
 def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
@@ -23,6 +24,7 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
             "bootstrap.servers": bootstrap,
             "group.id": "freshrec-look",
             "enable.auto.commit": False,
+            "enable.partition.eof": True,
             "log_level": 0,
             "socket.connection.setup.timeout.ms": int(ANSWER_S * 1000),
         }
@@ -36,13 +38,14 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
             consumer.assign([TopicPartition(topic, partition, low)])
             position = low
             while position < high:
-                batch = consumer.consume(_BATCH, timeout=ANSWER_S)
-                if not batch:
-                    break  # a compacted end has no messages left to give
-                for message in batch:
-                    if message.error() is None and message.offset() < high:
+                for message in consumer.consume(_BATCH, timeout=_WAIT_S):
+                    error = message.error()
+                    if error is None and message.offset() < high:
                         yield message
-                    position = max(position, (message.offset() or 0) + 1)
+                    elif error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    # At the end of a compacted partition there may be no message, only its end.
+                    position = high if error is not None else message.offset() + 1
     except KafkaException as error:
         raise UnreachableError(
             f"Kafka at {bootstrap} does not answer ({error.args[0].str()})", "start it, or correct kafka.bootstrap"

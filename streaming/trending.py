@@ -113,6 +113,8 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
         self._expire()
         assert self._by_hour is not None
         touched = {hour for _, counts in self._additions for hour, _, _ in counts}
+        # The newest hour is written in any case: it carries the newest event time over a restart.
+        touched.add(max(self._by_hour, default=0))
         for hour in touched & self._by_hour.keys():
             self._hours.put(hour, (self._newest, dict(self._by_hour[hour])))
         for hour in [hour for hour in self._hours.keys() if hour not in self._by_hour]:

@@ -142,19 +142,7 @@ class Stack:
     def servers(self) -> list[Server]:
         """Everything that should run, in the order of its start."""
         plan = self.plan
-        jars = Path(plan.jars)
-        known: list[Server] = [
-            Kafka(self.state, jars, self.ports),
-            Cassandra(self.state, jars, self.ports),
-        ]
-        if plan.job is not None:
-            cluster = self._cluster(plan, plan.job)
-            known += [
-                TaskManager(cluster, number + 1)
-                for number in range(plan.taskmanagers + plan.spares)
-            ]
-            known += [JobManager(cluster)]
-        return [server for server in known if server.name in plan.wanted]
+        return [server for server in self._known(plan) if server.name in plan.wanted]
 
     def server(self, name: str) -> Server:
         """One of them: kafka, cassandra, jobmanager, taskmanager-1, … Raises ConfigError."""
@@ -172,6 +160,22 @@ class Stack:
 
     # ── start ────────────────────────────────────────────────────────────────────────────────────
 
+    def prepare(self, report: Report = silent) -> None:
+        """See that everything can start, and fetch what it needs, before anything is started.
+
+        Raises UnreachableError for Java, Maven, the disk, or a port that another process holds.
+        """
+        plan = self.plan
+        tools.java()
+        tools.require_disk(self.state)
+        down = [server for server in self._known(plan) if server.process.pid is None]
+        require_free({what: port for server in down for what, port in server.ports().items()})
+        for name in ("kafka", "cassandra", "flink"):
+            folder = Path(plan.jars)
+            if not tools.fetched(name, folder):
+                report(f"fetching the jars of {name}")
+            tools.jars(name, folder)
+
     def start_servers(
         self, report: Report = silent, only: Sequence[str] = ("kafka", "cassandra")
     ) -> None:
@@ -181,11 +185,7 @@ class Stack:
         port is taken or a tool is missing, and later when a server does not come.
         """
         plan = self.plan
-        tools.java()
-        tools.require_disk(self.state)
-        for name in only:
-            report(f"fetching the jars of {name}")
-            tools.jars(name, Path(plan.jars))
+        self.prepare(report)
         self._start([name for name in ("kafka", "cassandra") if name in only], report)
         if "kafka" in only:
             create_topics(self.settings, plan.click_partitions)
@@ -209,10 +209,7 @@ class Stack:
         """
         if not entry.is_file():
             raise ConfigError(f"{entry} is no file", "name the job's entry file")
-        tools.java()
-        tools.require_disk(self.state)
-        report("fetching the connector of flink")
-        tools.jars("flink", Path(self.plan.jars))
+        self.prepare(report)
         job = Job(str(entry.resolve()), list(args), {**self.environment, **(env or {})})
         workers = self.plan.taskmanagers + self.plan.spares
         with self.locked():
@@ -321,6 +318,18 @@ class Stack:
         self.server(name).wait(patience_s, supervised=self.supervisor.pid is not None)
 
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _known(self, plan: Plan) -> list[Server]:
+        """Everything that could run; without a job, Flink is there for its ports alone."""
+        jars, ports = Path(plan.jars), Ports(plan.port_base)
+        cluster = self._cluster(plan, plan.job or Job(""))
+        workers = range(1, plan.taskmanagers + plan.spares + 1)
+        return [
+            Kafka(self.state, jars, ports),
+            Cassandra(self.state, jars, ports),
+            *(TaskManager(cluster, number) for number in workers),
+            JobManager(cluster),
+        ]
 
     def _cluster(self, plan: Plan, job: Job) -> Cluster:
         return Cluster(

@@ -53,9 +53,7 @@ def jars(server: str, cache: Path) -> Path:
 
     Raises UnreachableError when Maven is missing or cannot fetch them.
     """
-    pom = HERE / server / "pom.xml"
-    digest = hashlib.sha256(pom.read_bytes()).hexdigest()[:12]
-    folder = cache / f"{server}-{digest}"
+    folder = _folder(server, cache)
     if folder.is_dir():
         return folder
     if shutil.which("mvn") is None:
@@ -67,7 +65,7 @@ def jars(server: str, cache: Path) -> Path:
             return folder
         part = cache / f"{folder.name}.part"
         shutil.rmtree(part, ignore_errors=True)
-        command = ["mvn", "-B", "-q", "-f", str(pom), "dependency:copy-dependencies"]
+        command = ["mvn", "-B", "-q", "-f", str(_pom(server)), "dependency:copy-dependencies"]
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={part}"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0 or not part.is_dir():
@@ -80,3 +78,17 @@ def jars(server: str, cache: Path) -> Path:
             )
         part.rename(folder)
     return folder
+
+
+def fetched(server: str, cache: Path) -> bool:
+    """Whether `jars` has nothing left to fetch."""
+    return _folder(server, cache).is_dir()
+
+
+def _pom(server: str) -> Path:
+    return HERE / server / "pom.xml"
+
+
+def _folder(server: str, cache: Path) -> Path:
+    digest = hashlib.sha256(_pom(server).read_bytes()).hexdigest()[:12]
+    return cache / f"{server}-{digest}"

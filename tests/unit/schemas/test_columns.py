@@ -108,7 +108,7 @@ BREAKS = {
     "negative enum": (body(action=integer(-1)), "action"),
     "third branch of two": (body(dwell_ms=integer(2)), "dwell_ms"),
     "negative branch": (body(dwell_ms=integer(-1)), "dwell_ms"),
-    "half a double": (body()[:-2] + some(b"\0\0\0\0"), "value"),
+    "half a double": (body()[:-3] + some(b"\0\0\0\0"), "value"),
     "map of more than 256": (body(context=integer(257) + entries(257) + integer(0)), "context"),
     "map of 2**62": (body(context=integer(2**62)), "context"),
     "map of -2**63": (body(context=integer(-(2**63)) + integer(0)), "context"),
