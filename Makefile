@@ -17,7 +17,7 @@ help:
 	@echo 'Needed: Python 3.11 or 3.12, a JDK 17, Maven, 10 GB of disk. The first call makes .venv (minutes).'
 
 # The lock names every package with its digest, so this machine gets what every other one got.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock
 	@test -n '$(PYTHON)' || { echo 'error: no Python 3.11 or 3.12 was found; install one of them' >&2; exit 4; }
 	@echo 'making .venv with $(PYTHON): some minutes, 7 GB'
 	@$(PYTHON) -m venv --clear .venv || \

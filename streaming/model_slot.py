@@ -114,7 +114,7 @@ class ModelSlot:
             return False
         except Exception as error:  # a fault of this loader must not end the job
             reason = ModelRefused(
-                f"release {release.version} cannot be loaded ({type(error).__name__}: {str(error)[:200]})",
+                f"release {release.version} cannot be loaded ({type(error).__name__}: {_one_line(error)})",
                 AGAIN,
             )
             self.refused.put((release, reason))
@@ -159,6 +159,10 @@ def _fetch(release: ModelRelease, name: str) -> bytes:
         ) from error
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
 def _item_ids(content: bytes, manifest: Manifest) -> list[str]:
     try:
         item_ids = content.decode().removesuffix("\n").split("\n")
@@ -189,7 +193,7 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
         return onnxruntime.InferenceSession(graph, options, providers=usable or ["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over
         raise ModelRefused(
-            f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {str(error)[:200]})", AGAIN
+            f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {_one_line(error)})", AGAIN
         ) from error
 
 
@@ -210,7 +214,7 @@ def _warm_up(model: Model, content: bytes) -> None:
         got_index, got_score = model.run({name: values[rows] for name, values in inputs.items()}, available)
     except Exception as error:  # a damaged archive, arrays that do not fit the graph, a graph that does not run
         raise ModelRefused(
-            f"{WARMUP} of release {version} does not run ({type(error).__name__}: {str(error)[:200]})", AGAIN
+            f"{WARMUP} of release {version} does not run ({type(error).__name__}: {_one_line(error)})", AGAIN
         ) from error
     _compare(version, model.vocabulary.size, (index, score), (got_index, got_score))
 
@@ -225,10 +229,14 @@ def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
     shown = np.isfinite(got_score)
     if ((got_index < 1) | (got_index > items))[shown].any():
         raise ModelRefused(f"{MODEL} of release {version} names items outside its {items}", AGAIN)
+    # What is masked is no number on either side: as far below the others as a float goes, it compares.
+    low = float(np.finfo(np.float32).min)
+    own = np.where(shown, got_score, low).astype(np.float64)
+    trainers = np.where(np.isneginf(score), low, score).astype(np.float64)
     tolerance = WARMUP_TOLERANCE * max(1.0, float(np.abs(got_score[shown]).max(initial=0.0)))
-    worst = float(np.abs(got_score - score)[shown].max(initial=0.0))
+    worst = float(np.abs(own - trainers).max(initial=0.0))
     # Where two neighbours score nearly alike their order may differ between providers.
-    apart = shown & (np.abs(np.diff(got_score, axis=1, append=-np.inf)) > 2 * tolerance)
+    apart = shown & (np.abs(np.diff(own, axis=1, append=low)) > 2 * tolerance)
     apart[:, 1:] &= apart[:, :-1]
     if not np.isfinite(worst) or worst > tolerance or (got_index != index)[apart].any():
         raise ModelRefused(

@@ -1,11 +1,11 @@
-"""The trainer's command line.
+"""The trainer's command line: `python -m trainer VERB`.
 
-    python -m trainer cycle                one cycle: collect ▸ tune ▸ export ▸ judge ▸ publish
-    python -m trainer run --every 15m      cycles for ever
-    python -m trainer collect              only Kafka → Parquet
-    python -m trainer show                 the releases, and which one is announced
-    python -m trainer publish FOLDER       check a release folder and announce it
-    python -m trainer roll-back [VERSION]  announce a former release again
+cycle                 one cycle: collect ▸ tune ▸ export ▸ judge ▸ publish
+run --every 15m       cycles for ever
+collect               only Kafka → Parquet
+show                  the releases, and which one is announced
+publish FOLDER        check a release folder and announce it
+roll-back [VERSION]   announce a former release again
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+
+# Characters of the widest table of releases.
+TABLE_WIDTH = 128
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -86,7 +89,9 @@ def show() -> None:
     except UnreachableError as unreachable:
         messages = None
         print(f"what is announced is unknown: {unreachable}", file=sys.stderr)
-    Console().print(releases_table(planned.releases, messages))
+    # A pipe has no width of its own: give it what the table needs.
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+    console.print(releases_table(planned.releases, messages))
 
 
 @app.command()

@@ -22,6 +22,8 @@ from trainer.config import Settings
 ANSWER_SECONDS = 8.0
 # A poll returns early when messages are there; this is only how often an idle wait looks up.
 POLL_SECONDS = 1.0
+# What the client calls the end of a partition (its name there begins with an underscore).
+PARTITION_END = -191
 # Messages per poll: some hundred bytes each.
 POLL_MESSAGES = 10_000
 # A partition that should hold more messages but gives none for so long is a broker in trouble.
@@ -94,13 +96,16 @@ class Reader:
                 batch, ended = [], False
                 for message in polled:
                     error = message.error()
-                    if error is None and message.offset() < end:
+                    if error is not None:
+                        if error.code() != PARTITION_END:
+                            raise KafkaException(error)
+                        # Offsets may have holes (compaction): the end of the partition ends it too.
+                        ended = True
+                        continue
+                    offset = message.offset() or 0
+                    if offset < end:
                         batch.append(message)
-                    # Offsets may have holes (compaction): the end of the partition ends it too.
-                    ended |= error is None and message.offset() >= end - 1
-                    ended |= error is not None and error.code() == KafkaError._PARTITION_EOF
-                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                        raise KafkaException(error)
+                    ended = ended or offset >= end - 1
                 if batch:
                     yield batch
                 if ended:

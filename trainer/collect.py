@@ -24,7 +24,7 @@ from confluent_kafka import Message
 
 from schemas import topics
 from schemas.avro import BadRecord
-from schemas.click import decode_clicks
+from schemas.click import Clicks, decode_clicks
 from schemas.erasure import decode_erasure
 from schemas.errors import ContractError
 from schemas.item import Item, decode_item
@@ -36,7 +36,7 @@ from trainer.progress import progress, say
 # Messages of one partition per part: about 50 MB in memory while decoded.
 PART_MESSAGES = 100_000
 
-CLICK_COLUMNS = {
+CLICK_COLUMNS: dict[str, Any] = {
     "event_id": pl.String,
     "user_id": pl.String,
     "item_id": pl.String,
@@ -44,11 +44,11 @@ CLICK_COLUMNS = {
     "action": pl.UInt8,  # index into schemas.click.ACTIONS
     "item_hash": pl.UInt64,
     "event_hash": pl.UInt64,
-    "produced_at": pl.Int64,  # ms, Kafka's timestamp: an erasure reaches what was produced before it
+    "produced_at": pl.Int64,  # ms, Kafka's timestamp: an erasure reaches what is older than it
     "partition": pl.Int32,
     "offset": pl.Int64,
 }
-ITEM_COLUMNS = {
+ITEM_COLUMNS: dict[str, Any] = {
     "item_id": pl.String,
     "title": pl.String,
     "categories": pl.List(pl.String),
@@ -110,18 +110,23 @@ class Offsets:
 
 def collect(settings: Settings, folder: Path) -> Collected:
     """Run one pass. Raises UnreachableError, ContractError."""
+    with reader(settings) as source:
+        return collect_from(source, settings, folder)
+
+
+def collect_from(source: Reader, settings: Settings, folder: Path) -> Collected:
+    """One pass over an open reader; errors as in `collect`."""
     folder.mkdir(parents=True, exist_ok=True)
     offsets = Offsets(folder)
     clicks, items, erasures = (
         settings.topic(name) for name in (topics.CLICKS, topics.ITEMS, topics.ERASURES)
     )
-    with reader(settings) as source:
-        offsets.check_cluster(source.cluster_id())
-        erasures_until = source.spans(erasures)
-        clicks_until = source.spans(clicks)
-        found, bad, lost = _collect_clicks(source, clicks, clicks_until, offsets, folder)
-        changed = _collect_items(source, items, offsets, folder)
-        erased = _erase(source, erasures, erasures_until, offsets, folder)
+    offsets.check_cluster(source.cluster_id())
+    erasures_until = source.spans(erasures)
+    clicks_until = source.spans(clicks)
+    found, bad, lost = _collect_clicks(source, clicks, clicks_until, offsets, folder)
+    changed = _collect_items(source, items, offsets, folder)
+    erased = _erase(source, erasures, erasures_until, offsets, folder)
     result = Collected(found, bad, changed, erased, lost)
     say(
         f"collected {found} clicks ({bad} bad records left out), {changed} items, "
@@ -165,13 +170,14 @@ def _collect_clicks(
     starts = {partition: offsets.start(topic, partition, span) for partition, span in until.items()}
     waiting = sum(until[partition].high - start for partition, (start, _) in starts.items())
     with progress("collect", waiting) as advance:
-        for partition, (start, missing) in starts.items():
+        for partition, (first, missing) in starts.items():
             if missing:
                 lost += missing
                 say(
-                    f"{topic} partition {partition}: offsets {start - missing} to {start - 1} "
+                    f"{topic} partition {partition}: offsets {first - missing} to {first - 1} "
                     f"expired before they were collected ({missing} messages lost)"
                 )
+            start = first
             while start < until[partition].high:
                 boundary = (start // PART_MESSAGES + 1) * PART_MESSAGES
                 end = min(boundary, until[partition].high)
@@ -193,7 +199,17 @@ def _click_rows(messages: list[Message]) -> tuple[pl.DataFrame, int]:
         int(time.time() * 1000),
     )
     good = [messages[position] for position in clicks.positions.tolist()]
-    rows = pl.DataFrame(
+    rows = click_columns(clicks).with_columns(
+        pl.Series("produced_at", [message.timestamp()[1] for message in good], pl.Int64),
+        pl.Series("partition", [message.partition() for message in good], pl.Int32),
+        pl.Series("offset", [message.offset() for message in good], pl.Int64),
+    )
+    return rows, len(bad)
+
+
+def click_columns(clicks: Clicks) -> pl.DataFrame:
+    """Decoded clicks as a frame: the columns of CLICK_COLUMNS that the clicks themselves carry."""
+    return pl.DataFrame(
         {
             "event_id": clicks.event_ids,
             "user_id": clicks.user_ids,
@@ -202,13 +218,8 @@ def _click_rows(messages: list[Message]) -> tuple[pl.DataFrame, int]:
             "action": clicks.action,
             "item_hash": clicks.item_hash,
             "event_hash": clicks.event_hash,
-            "produced_at": [message.timestamp()[1] for message in good],
-            "partition": [message.partition() for message in good],
-            "offset": [message.offset() for message in good],
-        },
-        schema=CLICK_COLUMNS,
+        }
     )
-    return rows, len(bad)
 
 
 def _write_parts(folder: Path, name: str, rows: pl.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""The trainer's settings: a few dials; everything else is derived from them and printed at start."""
+"""The trainer's settings: a few dials; all else is derived from them and printed at start."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainerSection(Section):
     releases: Path = Path("state/releases")
     seed: int = Field(1, ge=0)
     threads: int = Field(0, ge=0)
-    first_passes: int = Field(3, ge=1)
+    first_passes: int = Field(4, ge=1)
     later_passes: int = Field(2, ge=1)
 
 
@@ -38,7 +38,7 @@ class Settings(CommonSettings):
     """The tree as the trainer reads it; other packages check their own sections."""
 
     trainer: TrainerSection = TrainerSection()
-    streaming: dict[str, Any] = {}
+    streaming: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Plan:
 
 
 def plan(settings: Settings) -> Plan:
-    """Derive the plan. The checkpoints lie beside the releases: a release holds only what serves."""
+    """Derive the plan. Checkpoints lie beside the releases: a release holds only what serves."""
     section = settings.trainer
     releases = section.releases.absolute()
     cores = len(os.sched_getaffinity(0))

@@ -1,8 +1,8 @@
 """Where item vectors start: items that follow each other closely begin close to each other.
 
-A transformer over a few hundred thousand events spends most of its first passes on finding out which
-items go together. That can be counted: positive pointwise mutual information of items at most NEAR
-events apart, factorised to the network's width (Levy and Goldberg, 2014), says it within seconds.
+A transformer over a few hundred thousand events spends most of its first passes on finding out
+which items go together. That can be counted: positive pointwise mutual information of items at most
+NEAR events apart, factorised to the network's width (Levy and Goldberg, 2014), says it in seconds.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from trainer.publish import Release, announce, building_folder, new_version, sea
 from trainer.tune import save_checkpoint, start_network, tune
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """The cycle was asked to end, and did so between two steps."""
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
+from schemas.features import Inputs
 from schemas.recommendation import LIST_LENGTH
 from schemas.release import ITEMS, MODEL, OUTPUT_INDEX, OUTPUT_SCORE, WARMUP
 from trainer.network import Network, Scorer, tensors
@@ -36,8 +38,6 @@ MOST_SCORE_DIFFERENCE = 1e-3
 # Enough to bring every kernel and the memory arena to the size of a usual micro-batch.
 WARMUP_USERS = 64
 
-Arrays = dict[str, NDArray[np.generic]]
-
 
 def export(
     network: Network, item_ids: Sequence[str], histories: Histories, folder: Path, threads: int
@@ -48,7 +48,7 @@ def export(
     difference of a score). Raises ModelRefused when they disagree.
     """
     scorer = Scorer(network.eval(), min(LIST_LENGTH, len(item_ids))).eval()
-    users = evenly(np.unique(histories.last), PARITY_USERS) + 1
+    users = evenly(np.unique(histories.last), PARITY_USERS)
     if len(users) == 0:
         raise ModelRefused("no user to compare the exported graph on", "collect clicks first")
     feed = graph_feed(histories, users, np.ones(len(item_ids) + 1, np.bool_))
@@ -74,22 +74,20 @@ def open_graph(folder: Path, threads: int) -> onnxruntime.InferenceSession:
         ) from problem
 
 
-def graph_feed(histories: Histories, end: Ints, available: NDArray[np.bool_]) -> Arrays:
-    """What the graph is fed for the windows just before places `end`."""
-    return {**histories.inputs(end), "available": available}
+def graph_feed(histories: Histories, newest: Ints, available: NDArray[np.bool_]) -> Inputs:
+    """What the graph is fed for the windows with these newest events."""
+    return {**histories.inputs(newest), "available": available}
 
 
 def run_graph(
-    graph: onnxruntime.InferenceSession, feed: Arrays
+    graph: onnxruntime.InferenceSession, feed: Inputs
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """top_index int64[B, K] and top_score float32[B, K]."""
     index, score = graph.run([OUTPUT_INDEX, OUTPUT_SCORE], feed)
     return index, score
 
 
-def compare(
-    graph: onnxruntime.InferenceSession, scorer: Scorer, feed: Arrays
-) -> dict[str, float]:
+def compare(graph: onnxruntime.InferenceSession, scorer: Scorer, feed: Inputs) -> dict[str, float]:
     """Run graph and network on the same users. Raises ModelRefused when they disagree."""
     overlap, difference = 1.0, 0.0
     for size in PARITY_BATCHES:
@@ -116,13 +114,13 @@ def compare(
     return {"parity_overlap": overlap, "parity_score": difference}
 
 
-def _write_graph(scorer: Scorer, feed: Arrays, target: Path) -> None:
+def _write_graph(scorer: Scorer, feed: Inputs, target: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=2**20)
     shapes = {name: None if name == "available" else {0: batch} for name in INPUTS}
     with _quiet():
         program = torch.onnx.export(
             scorer,
-            kwargs={name: tensor for name, tensor in tensors(feed).items()},
+            kwargs=tensors(feed),
             input_names=INPUTS,
             output_names=(OUTPUT_INDEX, OUTPUT_SCORE),
             dynamic_shapes=shapes,
@@ -130,7 +128,8 @@ def _write_graph(scorer: Scorer, feed: Arrays, target: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    assert program is not None
+    if program is None:
+        raise ModelRefused("torch exported no graph", "use a torch whose exporter is dynamo")
     program.save(target, external_data=False)
     try:
         onnx.checker.check_model(str(target), full_check=True)
@@ -141,14 +140,15 @@ def _write_graph(scorer: Scorer, feed: Arrays, target: Path) -> None:
         ) from problem
 
 
-def _write_warmup(graph: onnxruntime.InferenceSession, feed: Arrays, target: Path) -> None:
+def _write_warmup(graph: onnxruntime.InferenceSession, feed: Inputs, target: Path) -> None:
     index, score = run_graph(graph, feed)
+    arrays: dict[str, Any] = {**feed, OUTPUT_INDEX: index, OUTPUT_SCORE: score}
     # Through a file handle: given a name, numpy would add .npz to it.
     with target.open("wb") as file:
-        np.savez(file, **feed, **{OUTPUT_INDEX: index, OUTPUT_SCORE: score})
+        np.savez(file, **arrays)
 
 
-def _rows(feed: Arrays, rows: slice) -> Arrays:
+def _rows(feed: Inputs, rows: slice) -> Inputs:
     return {name: v if name == "available" else v[rows] for name, v in feed.items()}
 
 

@@ -32,7 +32,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[None]:
-    """Hold a folder alone for the length of a block. Raises ConfigError when another process does."""
+    """Hold a folder alone for the length of a block. Raises ConfigError when it is held."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:

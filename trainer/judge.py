@@ -1,7 +1,7 @@
 """Is the new model good enough to be served? Asked of the exported graph, on events never learned.
 
-Test by global time: every held-back event (the newest ones) is foreseen from the user's history just
-before it, ranked among all items. A hit needs the item in the first TOP places.
+Test by global time: every held-back event (the newest ones) is foreseen from the user's history
+just before it, ranked among all items. A hit needs the item in the first TOP places.
     hr   = share of events with a hit
     ndcg = mean of 1 / log2(rank + 1), rank from 1, 0 without a hit
 The model must beat popularity, and must not fall below the served model. What is published is the
@@ -123,7 +123,7 @@ def foreseen_by_graph(
     rank = np.full(len(place), TOP, np.int64)
     for begin in range(0, len(place), JUDGED_AT_ONCE):
         at = place[begin : begin + JUDGED_AT_ONCE]
-        index, score = run_graph(graph, graph_feed(own, at, available))
+        index, score = run_graph(graph, graph_feed(own, at - 1, available))
         # -inf is how the graph masks; it may only end a list that has run out of items.
         if np.isnan(score).any() or not np.isfinite(score[:, 0]).all():
             raise ModelRefused(
@@ -143,10 +143,10 @@ def foreseen_by_popularity(
     Counted before the held-back events only; items in a user's history are left out of the list,
     as for the model.
     """
-    seen = np.sort(histories.seen(place), axis=1)
+    seen = np.sort(histories.seen(place - 1), axis=1)
     repeated = np.zeros_like(seen, np.bool_)
     repeated[:, 1:] = seen[:, 1:] == seen[:, :-1]
-    best: tuple[Judged, int] | None = None
+    tried: list[tuple[Judged, int]] = []
     for days in POPULARITY_DAYS:
         counted = (histories.event_time < judge_from) & (
             histories.event_time >= judge_from - days * DAY_MS
@@ -157,11 +157,8 @@ def foreseen_by_popularity(
         position[np.argsort(-counts, kind="stable")] = np.arange(item_count + 1)
         of_target = position[histories.item_index[place]][:, None]
         above = (position[seen] < of_target) & (seen > 0) & ~repeated
-        gains = _gains(of_target[:, 0] - above.sum(axis=1))
-        if best is None or gains.ndcg.mean() > best[0].ndcg.mean():
-            best = gains, days
-    assert best is not None
-    return best
+        tried.append((_gains(of_target[:, 0] - above.sum(axis=1)), days))
+    return max(tried, key=lambda each: float(each[0].ndcg.mean()))
 
 
 def _gains(rank: Ints) -> Judged:

@@ -1,4 +1,4 @@
-"""What a cycle works on: the served release, the item index, the ordered events, the cuts in time."""
+"""What a cycle works on: served release, item index, ordered events, cuts in time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Material:
         return Contender(self.parent.folder, self.parent.manifest.item_count)
 
     def trained_on(self) -> dict[str, Any]:
-        """What the manifest says of the events; the held-back ones after until_ms not among them."""
+        """What the manifest says of the learned events; held-back ones come after until_ms."""
         return {
             "events": len(self.settled),
             "users": self.settled.user_count,
@@ -79,7 +79,8 @@ def gather(plan: Plan, parent: Release | None) -> Material | None:
     events = histories(clicks, vocabulary)
     cut = slices(events.event_time, learned_until)
     if cut is None:
-        return _too_few(events, learned_until)
+        _say_too_few(events, learned_until)
+        return None
     say(
         f"{len(events)} events of {events.user_count} users on {vocabulary.size} items"
         + (f", going on from {parent.manifest.version}" if parent and checkpoint else "")
@@ -88,7 +89,7 @@ def gather(plan: Plan, parent: Release | None) -> Material | None:
     return Material(parent, checkpoint, learned_until, vocabulary, events, settled, cut)
 
 
-def _too_few(events: Histories, learned_until: int | None) -> None:
+def _say_too_few(events: Histories, learned_until: int | None) -> None:
     if learned_until is None:
         raise ModelRefused(
             f"{len(events)} events are too few for a first model that can be judged",

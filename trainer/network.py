@@ -71,7 +71,8 @@ class Attention(nn.Module):
         return attended
 
     def _split(self, x_BLD: Tensor) -> Tensor:
-        return x_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        users, events, width = x_BLD.shape
+        return x_BLD.view(users, events, self.heads, width // self.heads).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -83,9 +84,9 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.feed_norm = nn.LayerNorm(config.width)
         self.feed = nn.Sequential(
-            nn.Linear(config.width, 4 * config.width),
-            nn.GELU(),
-            nn.Linear(4 * config.width, config.width),
+            nn.Linear(config.width, 2 * config.width),
+            nn.ReLU(),
+            nn.Linear(2 * config.width, config.width),
         )
         self.dropout = nn.Dropout(config.dropout)
 
@@ -93,7 +94,8 @@ class Block(nn.Module):
         """[B, L, D] → [B, L, D], or [B, 1, D] with last_only."""
         attended = self.attention(self.attention_norm(x_BLD), real_BL, last_only)
         x_BLD = (x_BLD[:, -1:] if last_only else x_BLD) + self.dropout(attended)
-        return x_BLD + self.dropout(self.feed(self.feed_norm(x_BLD)))
+        fed: Tensor = self.dropout(self.feed(self.feed_norm(x_BLD)))
+        return x_BLD + fed
 
 
 class Network(nn.Module):
@@ -123,7 +125,7 @@ class Network(nn.Module):
             share = (counts.float() + 1.0) / (counts.sum() + len(counts))
             self.popularity.copy_((share * len(counts)).log())
 
-    def encode(
+    def forward(
         self, item_index: Tensor, action: Tensor, gap: Tensor, last_only: bool = False
     ) -> Tensor:
         """User vectors [B, L, D] after each event; with last_only [B, D] after the newest.
@@ -160,7 +162,7 @@ class Scorer(nn.Module):
         available: bool[V+1]. Index 0, items in the row's own history and unavailable items are
         masked to -inf; where fewer than K items remain, the row ends in scores of -inf.
         """
-        user_BD = self.network.encode(item_index, action, gap, last_only=True)
+        user_BD = self.network(item_index, action, gap, last_only=True)
         score_BV = self.network.scores(user_BD)
         score_BV = score_BV.masked_fill(~available, float("-inf"))
         # Index 0 (padding, unknown) is among what is scattered as soon as a row is not full …

@@ -11,9 +11,7 @@ from trainer.cycle import Stopped, cycle
 from trainer.progress import say
 
 
-def run_periodically(
-    settings: Settings, plan: Plan, period: float, stop: threading.Event
-) -> None:
+def run_periodically(settings: Settings, plan: Plan, period: float, stop: threading.Event) -> None:
     """Run a cycle now and then every `period` seconds, until `stop` is set.
 
     A refused model or an unreachable server ends one cycle, not the trainer; every other error is

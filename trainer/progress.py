@@ -30,8 +30,9 @@ def say(line: str) -> None:
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Show the progress of `total` units of work while the block runs."""
     if sys.stdout.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}")) as bar:
+        title_column, share = TextColumn("{task.description}"), TextColumn("{task.percentage:.0f}%")
+        note_column = TextColumn("{task.fields[note]}")
+        with Progress(title_column, BarColumn(), share, TimeRemainingColumn(), note_column) as bar:
             task = bar.add_task(title, total=total, note="")
             yield lambda amount, note="": bar.update(task, advance=amount, note=note)
         return

@@ -1,7 +1,7 @@
 """Clicks as histories: who did what in which order, and the windows a model learns from.
 
-Events of a user are ordered as in the job's state: by event_time, then event hash. A window is what
-a user's ring held at some moment: the newest HISTORY events, right-aligned, empty slots on the left.
+Events of a user are ordered as in the job's state: by event_time, then event hash. A window is
+what a user's ring held at some moment: the newest HISTORY events, right-aligned, empty slots left.
 
 Shape suffixes: N events, U users, W windows, L = HISTORY.
 """
@@ -29,6 +29,8 @@ NOT_TARGETS = tuple(ACTIONS.index(action) for action in ("DISLIKE", "IMPRESSION"
 HELD_SHARE, HELD_SHARE_OF_NEW, HELD_MOST = 0.05, 0.25, 20_000
 # Below this many held-back events two models cannot be told apart.
 HELD_LEAST = 200
+# The stop slice is this part of the held-back one: its events are learned only briefly, at the end.
+STOP_PART = 5
 
 
 @dataclass(frozen=True)
@@ -52,34 +54,29 @@ class Histories:
             self.first[kept], self.item_index[kept], self.action[kept], self.event_time[kept]
         )
 
-    def inputs(self, end: Ints) -> Inputs:
-        """Model inputs [W, L] of the windows just before places `end`: what the ring held then.
-
-        end: int64[W], each in [first, last + 1] of the user at `place = end - 1` or `end`; the
-        user of a window is that of place `end` (or of the last event, when end is past it).
-        """
-        place, real = self._slots(end)
+    def inputs(self, newest: Ints) -> Inputs:
+        """Model inputs [W, L] of the windows whose newest events lie at these places int64[W]."""
+        place, real = self._slots(newest)
         return history_inputs(
             np.where(real, self.item_index[place], 0),
             np.where(real, self.action[place], 0).astype(np.uint8),
             np.where(real, self.event_time[place], 0),
         )
 
-    def seen(self, end: Ints) -> Ints:
-        """Item indices int64[W, L] in the windows just before places `end`; 0 = empty slot."""
-        place, real = self._slots(end)
+    def seen(self, newest: Ints) -> Ints:
+        """Item indices int64[W, L] in the windows with these newest events; 0 = empty slot."""
+        place, real = self._slots(newest)
         return np.where(real, self.item_index[place], 0)
 
-    def targets(self, window: Windows) -> Ints:
+    def targets(self, windows: Windows) -> Ints:
         """What came next after each slot of the windows: item index int64[W, L], 0 = learn nothing.
 
         Nothing is learned from empty slots, from items that the window already shows (they would
         be masked when served), nor from what an earlier window of the same pass has taught.
         """
-        place, real = self._slots(window.end)
-        following = place + 1
-        wanted = real & (following > window.taught[:, None])
-        following = np.minimum(following, len(self) - 1)
+        place, real = self._slots(windows.newest)
+        wanted = real & (place >= windows.untaught[:, None])
+        following = np.minimum(place + 1, len(self) - 1)
         wanted &= ~np.isin(self.action[following], NOT_TARGETS)
         target = np.where(wanted, self.item_index[following], 0)
         item = np.where(real, self.item_index[place], 0)
@@ -87,29 +84,25 @@ class Histories:
         repeated = ((target[:, :, None] == item[:, None, :]) & up_to).any(axis=2)
         return np.where(repeated, 0, target)
 
-    def _slots(self, end: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-        place = end[:, None] + np.arange(-HISTORY, 0)
-        owner = np.minimum(end, len(self) - 1)
-        first = np.where(end > 0, self.first[np.maximum(end - 1, 0)], 0)
-        # A window that ends where its user begins is empty: the event before belongs to another.
-        first = np.where(self.first[owner] == end, end, first)
-        real = place >= first[:, None]
-        return np.maximum(place, 0), real
+    def _slots(self, newest: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+        """Places int64[W, L] of the windows' slots, and which of them hold an event of the user."""
+        place = newest[:, None] + np.arange(1 - HISTORY, 1)
+        return np.maximum(place, 0), place >= self.first[newest][:, None]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows to learn from: `end` as in `Histories.inputs`, the last target lies at place `end`."""
+    """Windows to learn from. Each of them is followed by an event of the same user."""
 
-    end: Ints  # [W]
-    taught: Ints  # [W] targets at places up to this one belong to an earlier window
+    newest: Ints  # [W] place of the newest event
+    untaught: Ints  # [W] what follows slots before this place was taught by an earlier window
 
     def __len__(self) -> int:
-        return len(self.end)
+        return len(self.newest)
 
     def take(self, chosen: Ints) -> Windows:
         """The windows at these places of the list."""
-        return Windows(self.end[chosen], self.taught[chosen])
+        return Windows(self.newest[chosen], self.untaught[chosen])
 
 
 def windows_of_one_pass(histories: Histories, rng: np.random.Generator) -> Windows:
@@ -118,16 +111,17 @@ def windows_of_one_pass(histories: Histories, rng: np.random.Generator) -> Windo
     Where the windows of a user begin is drawn anew each time, so that over several passes every
     event is learned with short and with long histories before it.
     """
-    starts, ends = np.unique(histories.first), np.unique(histories.last)
-    longer = ends > starts
-    starts, ends = starts[longer], ends[longer]
-    offset = np.minimum(rng.integers(1, HISTORY + 1, len(starts)), ends - starts)
-    windows = 1 + -(-(ends - starts - offset) // HISTORY)
-    owner = np.repeat(np.arange(len(starts)), windows)
+    first, last = np.unique(histories.first), np.unique(histories.last)
+    longer = last > first
+    first, last = first[longer], last[longer]
+    # The first window holds `offset` events, each later one HISTORY more, the last what is left.
+    offset = np.minimum(rng.integers(1, HISTORY + 1, len(first)), last - first)
+    windows = 1 + -(-(last - first - offset) // HISTORY)
+    owner = np.repeat(np.arange(len(first)), windows)
     turn = np.arange(len(owner)) - np.repeat(np.cumsum(windows) - windows, windows)
-    end = np.minimum(starts[owner] + offset[owner] + turn * HISTORY, ends[owner])
-    taught = np.where(turn == 0, starts[owner], starts[owner] + offset[owner] + (turn - 1) * HISTORY)
-    return Windows(end, taught)
+    following = first[owner] + offset[owner] + turn * HISTORY
+    untaught = np.where(turn == 0, first[owner], following - HISTORY)
+    return Windows(np.minimum(following, last[owner]) - 1, untaught)
 
 
 @dataclass(frozen=True)
@@ -151,7 +145,8 @@ def slices(event_time: Ints, learned_until: int | None) -> Slices | None:
     held = int(min(HELD_SHARE * len(newest), HELD_SHARE_OF_NEW * new, HELD_MOST))
     if held < HELD_LEAST:
         return None
-    return Slices(stop_from=int(newest[-held - held // 2]), judge_from=int(newest[-held]))
+    stopping = held // STOP_PART
+    return Slices(stop_from=int(newest[-held - stopping]), judge_from=int(newest[-held]))
 
 
 def next_items(histories: Histories, since_ms: int) -> Ints:
@@ -166,8 +161,9 @@ def next_items(histories: Histories, since_ms: int) -> Ints:
         & (histories.item_index > 0)
         & ~np.isin(histories.action, NOT_TARGETS)
     )
-    seen = histories.seen(place)
-    return place[~(seen == histories.item_index[place][:, None]).any(axis=1)]
+    seen = histories.seen(place - 1)
+    repeated: NDArray[np.bool_] = (seen == histories.item_index[place][:, None]).any(axis=1)
+    return place[~repeated]
 
 
 def evenly(places: Ints, most: int) -> Ints:

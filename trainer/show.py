@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from schemas.errors import ModelRefused
@@ -16,8 +17,11 @@ from trainer.publish import release_folders, verify
 
 def releases_table(releases: Path, messages: Sequence[ModelRelease] | None) -> Table:
     """One row per release folder, oldest first. messages: all announcements, None when unknown."""
-    table = Table("release", "parent", "events", "until", "items", f"NDCG@{TOP}", f"HR@{TOP}",
-                  "popularity", "announced")  # fmt: skip
+    table = Table(box=SIMPLE)
+    for title in ("release", "parent", "events", "until (UTC)", "items", "model", "popularity"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("announced")
+    table.caption = f"model and popularity: NDCG@{TOP} / HR@{TOP} on events held back"
     last = {message.version: message for message in messages or ()}
     newest = messages[-1].version if messages else None
     for folder in release_folders(releases):
@@ -29,7 +33,7 @@ def releases_table(releases: Path, messages: Sequence[ModelRelease] | None) -> T
         try:
             manifest = verify(folder).manifest
         except ModelRefused as reason:
-            table.add_row(folder.name, *[""] * 7, f"damaged: {reason.cause}")
+            table.add_row(folder.name, *[""] * 6, f"damaged: {reason.cause}")
             continue
         metrics, origin = manifest.metrics, manifest.trained_on
         until = datetime.fromtimestamp(origin["until_ms"] / 1000, UTC)
@@ -39,8 +43,7 @@ def releases_table(releases: Path, messages: Sequence[ModelRelease] | None) -> T
             f"{origin['events']:,}",
             f"{until:%Y-%m-%d %H:%M}",
             f"{manifest.item_count:,}",
-            f"{metrics['ndcg']:.4f}",
-            f"{metrics['hr']:.4f}",
+            f"{metrics['ndcg']:.4f} / {metrics['hr']:.4f}",
             f"{metrics['popularity_ndcg']:.4f} / {metrics['popularity_hr']:.4f}",
             state,
         )

@@ -54,9 +54,7 @@ EVALUATED_AT_ONCE = 256
 NEW_ITEM_SPREAD = 0.02
 
 
-def start_network(
-    checkpoint: Path | None, histories: Histories, items: int, seed: int
-) -> Network:
+def start_network(checkpoint: Path | None, histories: Histories, items: int, seed: int) -> Network:
     """The network of a checkpoint, or a first one when there is none to go on from.
 
     histories: what may be learned from; a first network takes its start from counts over them.
@@ -134,7 +132,8 @@ def tune(
         best_loss, best, done = fit.loss_at(settled, stop_at), _state(network), 0
         steps = sum(map(_steps, passes))
         with progress("tune", steps) as advance:
-            for done, windows in enumerate(passes, start=1):
+            for windows in passes:
+                done += 1
                 fit.one_pass(known, windows, _Rate(rate, 0, steps), advance)
                 loss = fit.loss_at(settled, stop_at)
                 advance(0, f"loss {loss:.3f}")
@@ -196,10 +195,10 @@ class _Fit:
             if wanted.any():
                 for group in optimiser.param_groups:
                     group["lr"] = rate(self.step)
-                user = network.encode(**tensors(histories.inputs(chosen.end)))
+                user = network(**tensors(histories.inputs(chosen.newest)))
                 loss = F.cross_entropy(network.scores(user[wanted]), target[wanted])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
                 optimiser.step()
                 self._writer.add_scalar("loss/train", loss.item(), self.step)
@@ -213,7 +212,7 @@ class _Fit:
         total = 0.0
         for begin in range(0, len(places), EVALUATED_AT_ONCE):
             at = places[begin : begin + EVALUATED_AT_ONCE]
-            user = network.encode(**tensors(histories.inputs(at)), last_only=True)
+            user = network(**tensors(histories.inputs(at - 1)), last_only=True)
             target = torch.from_numpy(histories.item_index[at])
             total += F.cross_entropy(network.scores(user), target, reduction="sum").item()
         loss = total / max(len(places), 1)
@@ -226,7 +225,7 @@ def _mixed(histories: Histories, since_ms: int | None, rng: np.random.Generator)
     windows = windows_of_one_pass(histories, rng)
     if since_ms is None:
         return windows
-    new = histories.event_time[windows.end] >= since_ms
+    new = histories.event_time[windows.newest + 1] >= since_ms
     older = np.flatnonzero(~new)
     sampled = rng.permutation(older)[: int(OLDER_PER_NEW * new.sum())]
     return windows.take(np.concatenate((np.flatnonzero(new), sampled)))

@@ -85,7 +85,8 @@ def main() -> None:
             for ms in (frame["event_time"][0], frame["event_time"][-1])
         )
         users, distinct = frame["user_id"].n_unique(), frame["item_id"].n_unique()
-        print(f"{name}: {frame.height} purchases, {users} users, {distinct} items, {first} to {last}")
+        size = f"{frame.height} purchases, {users} users, {distinct} items"
+        print(f"{name}: {size}, {first} to {last}")
 
 
 if __name__ == "__main__":

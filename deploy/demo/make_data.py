@@ -24,7 +24,7 @@ KEPT_UPPER = frozenset({"UK", "LED", "TV", "BBQ", "S/2", "S/3", "S/4", "S/6", "U
 
 
 def tidy_title(description: str) -> str:
-    """A shouted description as a title: "T-LIGHT HOLDER  OF HEARTS" → "T-Light Holder of Hearts"."""
+    """A shouted description as a title: "SET OF  T-LIGHTS" → "Set of T-Lights"."""
     words = description.strip(" .,").split()
     return " ".join(_tidy_word(word, first=place == 0) for place, word in enumerate(words))
 

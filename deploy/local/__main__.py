@@ -1,4 +1,4 @@
-"""The local stack: `python -m deploy.local up | status | down`."""
+"""The local stack: `python -m deploy.local up | status | down | demo`."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from deploy.local.config import REPOSITORY, ProjectSettings, load_local_settings
 from deploy.local.ports import DEFAULT_BASE
 from deploy.local.stack import Stack
 from deploy.local.status import render_status
-from schemas.errors import FreshrecError
+from schemas.errors import ConfigError, FreshrecError
 from schemas.settings import load_settings
 
 JOB = REPOSITORY / "streaming" / "job.py"
@@ -93,6 +93,38 @@ def down(
         if wipe:
             stack.wipe()
             report(f"{stack.state} is wiped")
+
+
+@app.command()
+def demo(
+    state: State = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything running at the end.")
+    ] = False,
+) -> None:
+    """The whole loop on real servers, to a closing table; ends with everything stopped."""
+    from deploy.demo.run import run_demo  # the model's libraries take seconds to import
+
+    local = load_local_settings(state=state or load_local_settings().state / "demo")
+    stack = Stack.create(local, free_ports=True)
+    if running := stack.running():
+        raise ConfigError(
+            f"{', '.join(running)} still run in {stack.state}",
+            f"run python -m deploy.local down --state {stack.state} first",
+        )
+    stack.wipe()
+    stack = Stack.create(local, free_ports=True)
+    with Report() as report:
+        try:
+            run_demo(stack, report, Console())
+        except BaseException:
+            stack.stop(report)
+            raise
+        if not keep:
+            stack.stop(report)
+    if keep:
+        Console().print(render_status(stack))
+        Console().print(f"stop it with: python -m deploy.local down --state {stack.state}")
 
 
 class Report:

@@ -210,7 +210,9 @@ class Stack:
         if not entry.is_file():
             raise ConfigError(f"{entry} is no file", "name the job's entry file")
         self.prepare(report)
-        job = Job(str(entry.resolve()), list(args), {**self.environment, **(env or {})})
+        # As wide as there are slots, less the spares.
+        width = {"FRESHREC_STREAMING__PARALLELISM": str(self.plan.taskmanagers)}
+        job = Job(str(entry.resolve()), list(args), {**self.environment, **width, **(env or {})})
         workers = self.plan.taskmanagers + self.plan.spares
         with self.locked():
             self._plan.write(replace(self.plan, job=job))

@@ -2,6 +2,6 @@
 
 from hypothesis import settings
 
-# No deadline: nothing here is a measurement. The same examples on every machine, and no folder left behind.
+# No deadline: nothing here is a measurement. The same examples everywhere; no folder left behind.
 settings.register_profile("unit", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("unit")

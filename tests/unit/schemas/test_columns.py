@@ -79,7 +79,12 @@ MAPS = {
     "one block": integer(3) + entries(3) + integer(0),
     "two blocks": integer(2) + entries(2) + integer(1) + entries(1) + integer(0),
     "with its size": integer(-3) + integer(len(entries(3))) + entries(3) + integer(0),
-    "both kinds": integer(-2) + integer(len(entries(2))) + entries(2) + integer(1) + entries(1) + integer(0),
+    "both kinds": integer(-2)
+    + integer(len(entries(2)))
+    + entries(2)
+    + integer(1)
+    + entries(1)
+    + integer(0),
     "256 entries": integer(256) + entries(256) + integer(0),
 }
 
@@ -111,7 +116,7 @@ BREAKS = {
     "half a double": (body()[:-3] + some(b"\0\0\0\0"), "value"),
     "map of more than 256": (body(context=integer(257) + entries(257) + integer(0)), "context"),
     "map of 2**62": (body(context=integer(2**62)), "context"),
-    "map of -2**63": (body(context=integer(-(2**63)) + integer(0)), "context"),
+    "map of -2**63": (body(context=integer(-(2**63)) + integer(0) + integer(0)), "context"),
     "map that goes on": (body(context=integer(2) + entries(1)), "context"),
     "map without its end": (body(context=b""), "context"),
     "bytes after the end": (body() + b"\0", "the end"),
@@ -119,12 +124,17 @@ BREAKS = {
 
 
 @pytest.mark.parametrize(("broken", "field"), BREAKS.values(), ids=BREAKS)
-def test_a_broken_record_fails_at_its_field_and_harms_no_neighbour(broken: bytes, field: str) -> None:
+def test_a_broken_record_fails_at_its_field_and_harms_no_neighbour(
+    broken: bytes, field: str
+) -> None:
     whole = [value(event_id=text("before")), value(event_id=text("after"))]
     columns = decode_columns([whole[0], HEADER + broken, whole[1]], len(HEADER), CLICK)
     assert columns.failed.tolist() == [False, True, False]
     names = [f["name"] for f in CLICK["fields"]] + ["the end"]
     assert names[columns.failed_field[1]] == field
+    # The last record of a batch has no neighbour whose bytes it could take for its own.
+    alone = decode_columns([HEADER + broken], len(HEADER), CLICK)
+    assert names[alone.failed_field[0]] == field
     assert [string(columns, "event_id", row) for row in (0, 2)] == ["before", "after"]
     assert as_record(columns, 2) == as_record(decode_columns([whole[1]], len(HEADER), CLICK), 0)
 
@@ -143,7 +153,14 @@ def test_every_type_of_the_projects_records_is_read() -> None:
         ],
     }
     rows = [
-        {"flag": True, "small": 0.5, "tags": [1.0, None, 2.0], "raw": b"\xff", "nothing": None, "backwards": 7},
+        {
+            "flag": True,
+            "small": 0.5,
+            "tags": [1.0, None, 2.0],
+            "raw": b"\xff",
+            "nothing": None,
+            "backwards": 7,
+        },
         {"flag": False, "small": -2.0, "tags": [], "raw": b"", "nothing": None, "backwards": None},
     ]
     columns = decode_columns([written(row, schema) for row in rows], len(HEADER), schema)

@@ -1,4 +1,4 @@
-"""A release folder is what its manifest says, and its manifest is what was announced, or it is refused."""
+"""A folder is what its manifest says and its manifest what was announced, or it is refused."""
 
 import json
 from typing import Any
@@ -45,7 +45,10 @@ def test_a_digest_is_sha256_in_lower_case_hex() -> None:
         (b"\xff\xfe", "is not a manifest"),
         (b"[]", "is not a manifest"),
         (json.dumps({**FIELDS, "colour": "red"}).encode(), "is not a manifest"),
-        (json.dumps({k: v for k, v in FIELDS.items() if k != "files"}).encode(), "is not a manifest"),
+        (
+            json.dumps({k: v for k, v in FIELDS.items() if k != "files"}).encode(),
+            "is not a manifest",
+        ),
         (json.dumps({**FIELDS, "item_count": "many"}).encode(), "is not a manifest"),
         (json.dumps({**FIELDS, "version": "20250101-000000"}).encode(), "holds 20250101-000000"),
     ],
@@ -66,7 +69,9 @@ def test_a_manifest_that_was_not_announced_is_refused() -> None:
 def test_a_file_must_be_the_one_of_the_manifest() -> None:
     manifest = Manifest(**FIELDS)
     check_file(manifest, "items", b"a\nb\nc\n")
-    with pytest.raises(ModelRefused, match="items of release 20260101-000000 has 5 bytes, promised were 6"):
+    with pytest.raises(
+        ModelRefused, match="items of release 20260101-000000 has 5 bytes, promised were 6"
+    ):
         check_file(manifest, "items", b"a\nb\nc")
     with pytest.raises(ModelRefused, match="items of release 20260101-000000 has a wrong digest"):
         check_file(manifest, "items", b"a\nb\nx\n")
@@ -76,9 +81,21 @@ def test_a_file_must_be_the_one_of_the_manifest() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "code"),
-    [(FreshrecError, 1), (ConfigError, 2), (ContractError, 3), (UnreachableError, 4), (ModelRefused, 5)],
+    [
+        (FreshrecError, 1),
+        (ConfigError, 2),
+        (ContractError, 3),
+        (UnreachableError, 4),
+        (ModelRefused, 5),
+    ],
 )
-def test_an_error_is_one_line_with_cause_and_remedy_and_its_own_exit_code(kind: type[FreshrecError], code: int) -> None:
+def test_an_error_is_one_line_with_cause_and_remedy_and_its_own_exit_code(
+    kind: type[FreshrecError], code: int
+) -> None:
     error = kind("the port is taken", "choose another")
     assert str(error) == "the port is taken; choose another"
-    assert (error.cause, error.remedy, error.exit_code) == ("the port is taken", "choose another", code)
+    assert (error.cause, error.remedy, error.exit_code) == (
+        "the port is taken",
+        "choose another",
+        code,
+    )

@@ -1,0 +1,193 @@
+"""One tree of settings: later places win; what is unknown is an error naming the nearest key."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import ConfigError
+from schemas.settings import CommonSettings, load_settings
+from streaming.config import Settings
+
+
+@pytest.fixture(autouse=True)
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No settings but those of the test."""
+    for name in [name for name in os.environ if name.startswith("FRESHREC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "freshrec.toml") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def refusal(**flags: object) -> str:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(Settings, **flags)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_without_any_setting_everything_has_a_default() -> None:
+    settings = load_settings(CommonSettings)
+    assert (settings.kafka.bootstrap, settings.cassandra.port) == ("127.0.0.1:9092", 9042)
+    assert settings.cassandra.hosts == ["127.0.0.1"]
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        empty_place, 'namespace = "file"\n[kafka]\nbootstrap = "file:1"\n[cassandra]\nport = 1001\n'
+    )
+    assert load_settings(Settings).namespace == "file"
+    monkeypatch.setenv("FRESHREC_NAMESPACE", "env")
+    monkeypatch.setenv("FRESHREC_KAFKA__BOOTSTRAP", "env:1")
+    settings = load_settings(Settings, namespace="flag", kafka=None)
+    assert (settings.namespace, settings.kafka.bootstrap, settings.cassandra.port) == (
+        "flag",
+        "env:1",
+        1001,
+    )
+    assert load_settings(Settings).namespace == "env"
+
+
+def test_sections_of_two_places_are_merged_key_by_key(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(empty_place, "[streaming]\nwindow_ms = 50\nparallelism = 2\n")
+    monkeypatch.setenv("FRESHREC_STREAMING__PARALLELISM", "3")
+    section = load_settings(Settings).streaming
+    assert (section.window_ms, section.parallelism) == (50, 3)
+
+
+def test_freshrec_config_names_another_file(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "FRESHREC_CONFIG", str(write(empty_place, 'namespace = "other"\n', "other.toml"))
+    )
+    assert load_settings(CommonSettings).namespace == "other"
+
+
+def test_freshrec_config_must_name_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHREC_CONFIG", "/nowhere/x.toml")
+    assert "FRESHREC_CONFIG names /nowhere/x.toml, which is no file" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "nearest"),
+    [
+        ('namspace = "x"\n', "namspace", "namespace"),
+        ('[kafka]\nbootstap = "x"\n', "kafka.bootstap", "kafka.bootstrap"),
+        ("[streaming]\nwindow = 5\n", "streaming.window", "streaming.window_ms"),
+        ("[casandra]\nport = 5\n", "casandra", "cassandra"),
+    ],
+)
+def test_an_unknown_key_in_the_file_names_the_nearest(
+    empty_place: Path, text: str, key: str, nearest: str
+) -> None:
+    write(empty_place, text)
+    message = refusal()
+    assert message.startswith(f"{key} in freshrec.toml")
+    assert f"did you mean {nearest}?" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("FRESHREC_NAMESPCE", "namespace"),
+        ("FRESHREC_KAFKA__BOOTSTRP", "kafka.bootstrap"),
+        ("FRESHREC_STREAMING__WINDOW", "streaming.window_ms"),
+        ("FRESHREC_CASANDRA__PORT", "cassandra.port"),
+    ],
+)
+def test_an_unknown_key_in_the_environment_names_the_nearest(
+    name: str, nearest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    message = refusal()
+    assert message.startswith(f"environment variable {name} is no setting")
+    assert f"did you mean {nearest}?" in message
+
+
+def test_a_key_near_to_none_lists_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHREC_QQQQ", "1")
+    assert "known keys: namespace, kafka, kafka.bootstrap, " in refusal()
+
+
+def test_a_flag_that_is_no_setting_is_refused() -> None:
+    assert "did you mean namespace?" in refusal(namspace="x")
+
+
+def test_sections_of_the_other_packages_are_theirs_to_check(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(empty_place, "[trainer]\nanything = 1\n")
+    monkeypatch.setenv("FRESHREC_TRAINER__MORE", "2")
+    monkeypatch.setenv("FRESHREC_LOCAL_STATE", "/x")
+    assert load_settings(Settings).trainer == {"anything": 1, "more": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "key"),
+    [
+        ("FRESHREC_CASSANDRA__PORT", "many", "cassandra.port = 'many'"),
+        ("FRESHREC_CASSANDRA__PORT", "70000", "cassandra.port = '70000'"),
+        ("FRESHREC_STREAMING__WINDOW_MS", "0", "streaming.window_ms = '0'"),
+        ("FRESHREC_NAMESPACE", "Shop 1", "namespace = 'Shop 1'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key(
+    name: str, value: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert refusal().startswith(key)
+
+
+def test_a_list_that_is_none_names_its_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHREC_CASSANDRA__HOSTS", "10.0.0.1")
+    assert "cassandra" in refusal()
+
+
+def test_a_file_that_is_no_toml_is_named(empty_place: Path) -> None:
+    write(empty_place, "namespace = \n")
+    assert refusal().startswith("freshrec.toml: ")
+
+
+def test_a_namespace_prefixes_every_name() -> None:
+    plain, shop = load_settings(Settings), load_settings(Settings, namespace="shop1")
+    assert (plain.topic("clicks"), plain.keyspace) == ("clicks", "freshrec")
+    assert (shop.topic("clicks"), shop.keyspace) == ("shop1.clicks", "shop1")
+    assert plain.event_topics + plain.control_topics == [
+        "clicks",
+        "erasures",
+        "model-releases",
+        "items",
+    ]
+    assert shop.event_topics + shop.control_topics == [
+        "shop1.clicks",
+        "shop1.erasures",
+        "shop1.model-releases",
+        "shop1.items",
+    ]
+    assert (plain.dead_letter_topic, shop.dead_letter_topic) == (
+        "dead-letters",
+        "shop1.dead-letters",
+    )
+    assert (plain.job_name, shop.job_name) == ("freshrec", "freshrec-shop1")
+
+
+@pytest.mark.parametrize("namespace", ["1shop", "shop-1", "shop.1", "x" * 32, '"; DROP KEYSPACE x'])
+def test_a_namespace_is_a_plain_name(namespace: str) -> None:
+    assert refusal(namespace=namespace).startswith("namespace = ")
+
+
+def test_settings_do_not_change_once_read() -> None:
+    settings = load_settings(Settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.namespace = "x"  # type: ignore[misc]

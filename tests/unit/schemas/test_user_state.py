@@ -1,0 +1,283 @@
+"""A state depends on its user's events alone: not on their order, batches, or how often they come."""
+
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.click import ACTIONS, Click
+from schemas.ids import hash_ids
+from schemas.user_state import (
+    HISTORY,
+    HOUR_MS,
+    LAYOUT,
+    USER_STATE,
+    WINDOWS,
+    Applied,
+    apply_events,
+    dump_states,
+    empty_states,
+    load_states,
+    window_counts,
+)
+from tests.unit.schemas.wire import NOW_MS, columns_of
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+USERS = ("ann", "bob", "cy")
+DAY_MS = 24 * HOUR_MS
+
+
+def some_clicks(chance: random.Random, count: int, span_ms: int = 9 * DAY_MS) -> list[Click]:
+    """Events of three users, many at the same moment, over more than the longest window."""
+    moments = [NOW_MS + chance.randrange(span_ms) for _ in range(max(1, count // 2))]
+    return [
+        Click(
+            f"e{n}",
+            chance.choice(USERS),
+            f"i{chance.randrange(9)}",
+            chance.choice(moments),
+            chance.choice(ACTIONS),
+        )
+        for n in range(count)
+    ]
+
+
+def apply(records: dict[str, bytes], batch: Sequence[Click]) -> Applied:
+    """One micro-batch, as the job does it: read, add, keep."""
+    clicks = columns_of(batch)
+    users = sorted(set(clicks.user_ids))
+    states = load_states([records.get(user) for user in users])
+    applied = apply_events(
+        states, np.array([users.index(user) for user in clicks.user_ids]), clicks
+    )
+    records.update(zip(users, dump_states(states), strict=True))
+    return applied
+
+
+def replay(*batches: Sequence[Click]) -> dict[str, bytes]:
+    records: dict[str, bytes] = {}
+    for batch in batches:
+        if batch:
+            apply(records, batch)
+    return records
+
+
+def cut(clicks: Sequence[Click], chance: random.Random) -> list[Sequence[Click]]:
+    edges = sorted(chance.randrange(len(clicks) + 1) for _ in range(chance.randrange(6)))
+    return [clicks[a:b] for a, b in zip([0, *edges], [*edges, len(clicks)], strict=True)]
+
+
+def in_order(clicks: Sequence[Click]) -> list[Click]:
+    return sorted(clicks, key=lambda c: (c.event_time, int(hash_ids([c.event_id])[0])))
+
+
+def plain_counts(clicks: Sequence[Click]) -> dict[str, list[int]]:
+    """By window: how often each action lies in the buckets that end with the newest event."""
+    newest = max(c.event_time for c in clicks)
+    counts = {}
+    for window in WINDOWS:
+        within = [
+            c
+            for c in clicks
+            if c.event_time // window.width_ms > newest // window.width_ms - window.buckets
+        ]
+        counted = Counter(c.action for c in within)
+        counts[window.name] = [counted[action] for action in ACTIONS]
+    return counts
+
+
+@given(st.integers(0, 2**32), st.integers(1, 300))
+def test_any_order_and_any_batches_end_in_the_same_bytes(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    clicks = some_clicks(chance, count)
+    expected = replay(clicks)
+    shuffled = chance.sample(clicks, len(clicks))
+    assert replay(*cut(shuffled, chance)) == expected
+    assert replay(in_order(clicks)) == expected
+
+
+@given(st.integers(0, 2**32), st.integers(1, 300))
+def test_ring_and_counters_are_those_of_plain_python(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    clicks = some_clicks(chance, count)
+    records = replay(*cut(clicks, chance))
+    by_user = defaultdict(list)
+    for click in clicks:
+        by_user[click.user_id].append(click)
+    assert records.keys() == by_user.keys()
+    for user, known in by_user.items():
+        state = load_states([records[user]])
+        newest = in_order(known)[-HISTORY:]
+        empty = [0] * (HISTORY - len(newest))
+        assert state["item"][0].tolist() == empty + hash_ids([c.item_id for c in newest]).tolist()
+        assert state["event"][0].tolist() == empty + hash_ids([c.event_id for c in newest]).tolist()
+        assert state["event_time"][0].tolist() == empty + [c.event_time for c in newest]
+        assert state["action"][0].tolist() == empty + [ACTIONS.index(c.action) for c in newest]
+        assert {w.name: window_counts(state, w)[0].tolist() for w in WINDOWS} == plain_counts(known)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_the_same_events_again_change_nothing(seed: int, count: int) -> None:
+    chance = random.Random(seed)
+    clicks = some_clicks(chance, count)
+    records = replay(clicks)
+    before = dict(records)
+    applied = apply(records, chance.sample(clicks, len(clicks)))
+    assert applied.duplicate.all()
+    assert not applied.late.any()
+    assert records == before
+    assert replay(clicks + clicks) == before
+
+
+def test_of_two_events_with_one_id_the_first_stays() -> None:
+    first, second = (
+        Click("e", "ann", "i1", NOW_MS, "VIEW"),
+        Click("e", "ann", "i2", NOW_MS + 9, "CART"),
+    )
+    for records in (replay([first, second]), replay([first], [second])):
+        assert records == replay([first])
+    assert apply({}, [first, second]).duplicate.tolist() == [False, True]
+
+
+def test_one_event_id_may_belong_to_several_users() -> None:
+    applied = apply({}, [Click("e", user, "i", NOW_MS) for user in USERS])
+    assert not applied.duplicate.any()
+
+
+def test_events_too_old_for_a_full_ring_are_late_and_counted_all_the_same() -> None:
+    full = [Click(f"e{n}", "ann", f"i{n}", NOW_MS + n, "VIEW") for n in range(HISTORY)]
+    records = replay(full)
+    ring = load_states([records["ann"]])["item"].tolist()
+    old = Click("old", "ann", "old", NOW_MS - 1, "CART")
+    new = Click("new", "ann", "new", NOW_MS + 99, "CART")
+    assert apply(records, [old]).late.tolist() == [True]
+    state = load_states([records["ann"]])
+    assert state["item"].tolist() == ring
+    assert window_counts(state, WINDOWS[0])[0, ACTIONS.index("CART")] == 1
+    assert apply(records, [new]).late.tolist() == [False]
+    assert (
+        load_states([records["ann"]])["item"][0].tolist()
+        == ring[0][1:] + hash_ids(["new"]).tolist()
+    )
+
+
+def test_nothing_is_late_while_the_ring_has_room() -> None:
+    records = replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(HISTORY - 1)])
+    assert apply(records, [Click("old", "ann", "old", NOW_MS - DAY_MS)]).late.tolist() == [False]
+    assert load_states([records["ann"]])["item"][0, 0] == hash_ids(["old"])[0]
+
+
+def test_at_the_ring_s_oldest_moment_the_event_hash_decides_what_is_late() -> None:
+    low, middle, high = sorted(("x", "y", "z"), key=lambda e: int(hash_ids([e])[0]))
+    ring = [Click(middle, "ann", "i", NOW_MS)] + [
+        Click(f"e{n}", "ann", "i", NOW_MS + 1 + n) for n in range(HISTORY - 1)
+    ]
+    assert apply(replay(ring), [Click(low, "ann", "i", NOW_MS)]).late.tolist() == [True]
+    assert apply(replay(ring), [Click(high, "ann", "i", NOW_MS)]).late.tolist() == [False]
+
+
+def test_counts_leave_the_window_bucket_by_bucket() -> None:
+    hour = WINDOWS[0]
+    start = NOW_MS // hour.width_ms * hour.width_ms
+    records = replay([Click("first", "ann", "i", start, "VIEW")])
+    seen = []
+    for step in range(1, 8):
+        apply(records, [Click(f"e{step}", "ann", "i", start + step * hour.width_ms, "VIEW")])
+        seen.append(int(window_counts(load_states([records["ann"]]), hour)[0, 0]))
+    assert seen == [2, 3, 4, 5, 6, 6, 6]
+    apply(records, [Click("far", "ann", "i", start + 365 * DAY_MS, "VIEW")])
+    assert [int(window_counts(load_states([records["ann"]]), w)[0, 0]) for w in WINDOWS] == [
+        1,
+        1,
+        1,
+    ]
+
+
+def test_a_counter_stops_at_its_largest_value() -> None:
+    records = replay([Click("e", "ann", "i", NOW_MS, "LIKE")])
+    state = load_states([records["ann"]])
+    like = ACTIONS.index("LIKE")
+    for window in WINDOWS:
+        counts = state[f"{window.name}_count"]
+        counts[0, NOW_MS // window.width_ms % window.buckets, like] = 65_534
+    records["ann"] = dump_states(state)[0]
+    apply(records, [Click(f"more{n}", "ann", "i", NOW_MS, "LIKE") for n in range(3)])
+    state = load_states([records["ann"]])
+    assert [int(window_counts(state, w)[0, like]) for w in WINDOWS] == [65_535] * 3
+
+
+def test_users_of_a_batch_do_not_touch_each_other() -> None:
+    chance = random.Random(1)
+    clicks = some_clicks(chance, 200)
+    together = replay(clicks)
+    for user in USERS:
+        assert replay([c for c in clicks if c.user_id == user]) == {user: together[user]}
+
+
+def test_the_last_write_is_left_to_the_job() -> None:
+    state = empty_states(1)
+    state["last_write"] = 77
+    records = {"ann": dump_states(state)[0]}
+    apply(records, [Click("e", "ann", "i", NOW_MS)])
+    assert load_states([records["ann"]])["last_write"].tolist() == [77]
+
+
+def test_no_state_is_an_empty_one_and_what_is_dumped_is_loaded() -> None:
+    states = load_states([None, None])
+    assert states.tobytes() == empty_states(2).tobytes()
+    assert states["layout"].tolist() == [LAYOUT, LAYOUT]
+    states["last_write"] = (5, 6)
+    assert load_states(dump_states(states))["last_write"].tolist() == [5, 6]
+    assert load_states([states.tobytes()])["last_write"].tolist() == [5, 6]
+    assert [len(record) for record in dump_states(states)] == [USER_STATE.itemsize] * 2
+
+
+@pytest.mark.parametrize("layout", [0, LAYOUT + 1, 255])
+def test_a_layout_of_another_version_is_refused(layout: int) -> None:
+    record = bytes([layout]) + empty_states(1).tobytes()[1:]
+    with pytest.raises(ValueError, match=rf"layouts \[.*{layout}.*\]; this version reads {LAYOUT}"):
+        load_states([None, record])
+
+
+def test_a_record_cut_short_is_refused() -> None:
+    with pytest.raises(ValueError, match="buffer size"):
+        load_states([empty_states(1).tobytes()[:-1]])
+
+
+# ── layout 1, as the first release wrote it: to be read by every later one ──────────
+
+
+def golden() -> tuple[list[Click], bytes]:
+    events = json.loads((GOLDEN / "user_state.v1.json").read_text())
+    return [Click(**event) for event in events], (GOLDEN / "user_state.v1.bin").read_bytes()
+
+
+def test_a_record_of_layout_1_stays_readable() -> None:
+    clicks, record = golden()
+    state = load_states([record])
+    newest = in_order(_once(clicks))[-HISTORY:]
+    assert state["item"][0].tolist() == hash_ids([c.item_id for c in newest]).tolist()
+    assert state["event_time"][0].tolist() == [c.event_time for c in newest]
+    assert state["action"][0].tolist() == [ACTIONS.index(c.action) for c in newest]
+    assert {w.name: window_counts(state, w)[0].tolist() for w in WINDOWS} == plain_counts(
+        _once(clicks)
+    )
+    assert state["last_write"].tolist() == [1_767_225_600_123_456]
+
+
+def test_a_record_of_layout_1_is_still_written_to_the_byte() -> None:
+    clicks, record = golden()
+    state = load_states([replay(clicks[:40], clicks[40:])["golden"]])
+    state["last_write"] = 1_767_225_600_123_456
+    assert dump_states(state) == [record]
+    assert (len(record), record[0]) == (1607, 1)
+
+
+def _once(clicks: Sequence[Click]) -> list[Click]:
+    return list({click.event_id: click for click in clicks}.values())

@@ -1,0 +1,330 @@
+"""A release is served only if it is whole, the announced one, and answers as its trainer saw it."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from schemas.errors import ModelRefused
+from schemas.features import COUNTER_NAMES, Inputs
+from schemas.ids import hash_ids
+from schemas.release import FILES, MANIFEST, ModelRelease, digest_of
+from schemas.user_state import HISTORY
+from streaming import model_slot
+from streaming.model_slot import BATCH_SIZES, Model, ModelSlot, load, scorer_threads
+from tests.releases import base_scores, make_graph, make_release, make_warmup
+
+CPU = ["CPUExecutionProvider"]
+ITEMS = [f"item-{n}" for n in range(6)]
+FAVOURITES = ["item-4", "item-1"]
+GRAPH = make_graph(ITEMS, FAVOURITES)
+
+
+def packed(**changes: object) -> bytes:
+    """The warm-up of GRAPH with some arrays replaced, or left out where the change is None."""
+    inputs, outputs = make_warmup(GRAPH, len(ITEMS))
+    out = BytesIO()
+    np.savez(out, **{k: v for k, v in {**inputs, **outputs, **changes}.items() if v is not None})  # type: ignore[arg-type]
+    return out.getvalue()
+
+
+def expected() -> dict[str, NDArray[Any]]:
+    return make_warmup(GRAPH, len(ITEMS))[1]
+
+
+def with_constant(name: str, value: NDArray[Any]) -> bytes:
+    """GRAPH with another constant in it."""
+    model = onnx.load_from_string(GRAPH)
+    for constant in model.graph.initializer:
+        if constant.name == name:
+            constant.CopyFrom(numpy_helper.from_array(value, name))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def histories(*rows: list[int]) -> Inputs:
+    """Inputs of users who had these item indices, and nothing else."""
+    index = np.zeros((len(rows), HISTORY), np.int64)
+    for row, items in enumerate(rows):
+        index[row, HISTORY - len(items) :] = items
+    return {
+        "item_index": index,
+        "action": np.zeros_like(index),
+        "gap": np.zeros_like(index),
+        "counters": np.zeros((len(rows), len(COUNTER_NAMES)), np.float32),
+    }
+
+
+def test_a_whole_release_is_loaded_and_ready_to_score(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    model = load(release, CPU, 1)
+    assert (model.vocabulary.ids, model.provider, model.release) == (ITEMS, CPU[0], release)
+    assert model.manifest.version == release.version
+    assert model.vocabulary.index_of(hash_ids(["item-0", "item-5", "x"])).tolist() == [1, 6, 0]
+    assert model.parts[2] == b"\0\0\0\x06item-1"
+    index, score = model.run(histories([1], [5, 2]), np.ones(7, np.bool_))
+    assert index[:, :4].tolist() == [[5, 2, 3, 4], [1, 3, 4, 6]]
+    assert score[0, :5].tolist() == base_scores(ITEMS, FAVOURITES)[index[0, :5]].tolist()
+    assert score.dtype == np.float32
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 200, BATCH_SIZES[-1]])
+def test_users_are_scored_alike_in_batches_of_any_size(count: int, tmp_path: Path) -> None:
+    model = load(make_release(tmp_path, ITEMS, FAVOURITES), CPU, 1)
+    index, score = model.run(histories(*[[n % 6 + 1] for n in range(count)]), np.ones(7, np.bool_))
+    assert index.shape == score.shape == (count, 6)
+    assert all(n % 6 + 1 not in index[n, :5].tolist() for n in range(count))
+    assert index[0].tolist() == index[count - 1 - (count - 1) % 6].tolist()
+
+
+def refused(release: ModelRelease, names: str) -> None:
+    with pytest.raises(ModelRefused, match=names) as error:
+        load(release, CPU, 1)
+    assert release.version in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *FILES])
+def test_a_file_that_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    (tmp_path / name).unlink()
+    refused(release, f"^{name} of release .* cannot be read")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_is_named(name: str, tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    refused(release, f"^{name} of release .* bytes, promised were")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *FILES])
+def test_a_file_with_one_changed_byte_is_named(name: str, tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    raw = bytearray((tmp_path / name).read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (tmp_path / name).write_bytes(raw)
+    refused(release, f"^{name} of release .* digest")
+
+
+def test_a_folder_of_another_version_is_refused(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES, "20250101-000000")
+    refused(replace(release, version="20260101-000000"), "holds 20250101-000000")
+
+
+def test_a_folder_that_is_nowhere_is_refused(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    refused(
+        replace(release, uri="file:///nowhere"),
+        r"^manifest\.json of release .* cannot be read at file:///nowhere",
+    )
+    refused(
+        replace(release, uri="nosuch://nowhere"),
+        r"^manifest\.json of release .* cannot be read at nosuch:",
+    )
+
+
+def test_a_uri_may_end_with_a_slash(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    assert load(replace(release, uri=release.uri + "/"), CPU, 1).vocabulary.size == 6
+
+
+BROKEN: dict[str, tuple[dict[str, Callable[[], bytes]], str]] = {
+    "not ONNX at all": ({"model": lambda: b"hello"}, r"model\.onnx"),
+    "an empty model": ({"model": lambda: b""}, r"model\.onnx"),
+    "half a model": ({"model": lambda: GRAPH[: len(GRAPH) // 2]}, r"model\.onnx"),
+    "a model of other items": ({"model": lambda: make_graph(ITEMS[:4], [])}, "warmup|model"),
+    "a model of NaN": (
+        {
+            "model": lambda: with_constant("base", np.full((1, 7), np.nan, np.float32)),
+            "warmup": packed,
+        },
+        "not numbers|finite",
+    ),
+    "a model of NaN that says so": (
+        {
+            "model": lambda: with_constant("base", np.full((1, 7), np.nan, np.float32)),
+            "warmup": lambda: packed(top_score=np.full((3, 6), np.nan, np.float32)),
+        },
+        "not numbers|finite",
+    ),
+    "one NaN among the scores": (
+        {
+            "model": lambda: with_constant(
+                "base", np.array([[0, 1, 2, np.nan, 4, 5, 6]], np.float32)
+            ),
+            "warmup": packed,
+        },
+        "not numbers|finite",
+    ),
+    "another order than the trainer's": (
+        {"model": lambda: make_graph(ITEMS, ["item-0"]), "warmup": packed},
+        "warmup|warm-up",
+    ),
+    "scores a little off": (
+        {"warmup": lambda: packed(top_score=expected()["top_score"] + np.float32(0.2))},
+        "warm-?up",
+    ),
+    "expected scores of NaN": (
+        {"warmup": lambda: packed(top_score=np.full((3, 6), np.nan, np.float32))},
+        "warm-?up",
+    ),
+    "expected scores masked": (
+        {"warmup": lambda: packed(top_score=np.full((3, 6), -np.inf, np.float32))},
+        "warm-?up",
+    ),
+    "fewer expected than shown": (
+        {
+            "warmup": lambda: packed(
+                top_index=expected()["top_index"][:, :3], top_score=expected()["top_score"][:, :3]
+            )
+        },
+        "warm-?up",
+    ),
+    "other items in the warm-up": (
+        {"warmup": lambda: packed(top_index=expected()["top_index"][:, ::-1])},
+        "warm-?up",
+    ),
+    "a warm-up without outputs": ({"warmup": lambda: packed(top_index=None)}, "warm-?up"),
+    "a warm-up without an input": ({"warmup": lambda: packed(gap=None)}, "warm-?up"),
+    "a warm-up of nobody": (
+        {"warmup": lambda: packed(**{n: v[:0] for n, v in expected().items()})},
+        "warm-?up",
+    ),
+    "no archive": ({"warmup": lambda: b"hello"}, "warm-?up"),
+    "half an archive": ({"warmup": lambda: packed()[:300]}, "warm-?up"),
+    "an empty archive": ({"warmup": lambda: b""}, "warm-?up"),
+    "pickled objects": ({"warmup": lambda: packed(gap=np.array([{}], object))}, "warm-?up"),
+    "an item too few": ({"items": lambda: "\n".join([*ITEMS[:-1], ""]).encode()}, "items"),
+    "an item too many": ({"items": lambda: "\n".join([*ITEMS, "more", ""]).encode()}, "items"),
+    "an empty item": ({"items": lambda: "\n".join(["", *ITEMS[1:], ""]).encode()}, "items"),
+    "an item twice": ({"items": lambda: "\n".join([ITEMS[1], *ITEMS[1:], ""]).encode()}, "items"),
+    "items in another encoding": ({"items": lambda: b"\xff\n" * 6}, "items"),
+}
+
+
+@pytest.mark.parametrize(("files", "names"), BROKEN.values(), ids=BROKEN)
+def test_a_release_with_sound_digests_and_broken_contents_is_refused(
+    files: dict[str, Callable[[], bytes]], names: str, tmp_path: Path
+) -> None:
+    contents: dict[str, Any] = {name: make() for name, make in files.items()}
+    refused(make_release(tmp_path, ITEMS, FAVOURITES, **contents), names)
+
+
+def test_scores_may_differ_in_their_last_digits(tmp_path: Path) -> None:
+    nearly = packed(top_score=expected()["top_score"] * np.float32(1.001))
+    assert (
+        load(make_release(tmp_path, ITEMS, FAVOURITES, warmup=nearly), CPU, 1).vocabulary.size == 6
+    )
+
+
+def test_the_items_may_end_without_a_line_feed(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES, items="\n".join(ITEMS).encode())
+    assert load(release, CPU, 1).vocabulary.ids == ITEMS
+
+
+# ── the slot ────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def slot() -> Iterator[ModelSlot]:
+    slot = ModelSlot(CPU, 1)
+    yield slot
+    slot.close()
+
+
+def version(model: Model | None) -> str | None:
+    return model.manifest.version if model is not None else None
+
+
+def test_a_model_goes_into_service_when_it_is_taken(slot: ModelSlot, tmp_path: Path) -> None:
+    assert slot.take() == (None, False)
+    assert (
+        slot.offer(make_release(tmp_path, ITEMS, FAVOURITES, "20260101-000001")).result(60) is True
+    )
+    assert slot.current is None
+    model, swapped = slot.take()
+    assert (version(model), swapped) == ("20260101-000001", True)
+    assert slot.take() == (model, False)
+    assert slot.current is model
+
+
+def test_a_refused_release_leaves_the_model_in_service(slot: ModelSlot, tmp_path: Path) -> None:
+    slot.offer(make_release(tmp_path / "a", ITEMS, FAVOURITES, "20260101-000001")).result(60)
+    model, _ = slot.take()
+    bad = make_release(tmp_path / "b", ITEMS, FAVOURITES, "20260101-000002", model=b"hello")
+    assert slot.offer(bad).result(60) is False
+    assert slot.take() == (model, False)
+    release, error = slot.refused.get_nowait()
+    assert release == bad
+    assert "model.onnx of release 20260101-000002" in str(error)
+    assert slot.refused.empty()
+    assert (
+        slot.offer(make_release(tmp_path / "c", ITEMS, FAVOURITES, "20260101-000003")).result(60)
+        is True
+    )
+    assert version(slot.take()[0]) == "20260101-000003"
+
+
+def test_whatever_goes_wrong_while_loading_is_a_refusal(
+    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Model:
+        raise MemoryError("no room\nat all")
+
+    monkeypatch.setattr(model_slot, "load", fail)
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    assert slot.offer(release).result(60) is False
+    offered, error = slot.refused.get_nowait()
+    assert offered == release
+    assert isinstance(error, ModelRefused)
+    assert "MemoryError: no room" in str(error)
+
+
+def test_of_several_offers_the_newest_is_served_and_those_between_are_not_loaded(
+    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    loaded: list[str] = []
+
+    def slowly(release: ModelRelease, providers: list[str], threads: int) -> Model:
+        loaded.append(release.version)
+        begun.set()
+        assert go_on.wait(60)
+        return load(release, providers, threads)
+
+    monkeypatch.setattr(model_slot, "load", slowly)
+    names = [f"20260101-00000{n}" for n in range(3)]
+    first = slot.offer(make_release(tmp_path / "0", ITEMS, FAVOURITES, names[0]))
+    assert begun.wait(60)
+    offers = [slot.offer(make_release(tmp_path / n[-1], ITEMS, FAVOURITES, n)) for n in names[1:]]
+    go_on.set()
+    assert [first.result(60), *(offer.result(60) for offer in offers)] == [True, False, True]
+    assert loaded == [names[0], names[2]]
+    assert version(slot.take()[0]) == names[2]
+    assert slot.refused.empty()
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "parallelism", "threads"),
+    [(3, 8, 1, 3), (0, 8, 1, 7), (0, 8, 2, 3), (0, 1, 4, 1)],
+)
+def test_threads_are_as_asked_or_an_even_share_of_the_cores(
+    asked: int, cores: int, parallelism: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert scorer_threads(asked, parallelism) == threads
+
+
+def test_a_release_made_for_tests_has_the_digests_it_announces(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    assert digest_of((tmp_path / MANIFEST).read_bytes()).sha256 == release.manifest_sha256

@@ -1,0 +1,88 @@
+import threading
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import ConfigError, ModelRefused, UnreachableError
+from trainer import periodic
+from trainer.__main__ import seconds_of
+from trainer.config import Settings, plan
+from trainer.cycle import Stopped
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200)])
+def test_periods_are_written_with_their_unit(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["15", "m", "0m", "-3s", "1d"])
+def test_other_periods_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is no period"):
+        seconds_of(text)
+
+
+def test_the_plan_keeps_checkpoints_out_of_the_releases(tmp_path: Path) -> None:
+    settings = Settings(trainer={"data": tmp_path / "d", "releases": tmp_path / "r"})  # type: ignore[arg-type]
+    planned = plan(settings)
+    assert planned.checkpoint("v") == tmp_path / "checkpoints" / "v.pt"
+    assert planned.threads >= 1
+
+
+class Clock:
+    """Time that passes only while somebody waits or works."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Stop(threading.Event):
+    """Lets the clock run while waiting; asked to stop at a given time."""
+
+    def __init__(self, clock: Clock, at: float) -> None:
+        super().__init__()
+        self.clock, self.at = clock, at
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.clock.now += timeout or 0.0
+        return self.clock.now >= self.at
+
+
+def run(monkeypatch: pytest.MonkeyPatch, outcomes: list[float | Exception]) -> list[float]:
+    """Start times of cycles with a period of 10 s; an outcome is how long one takes, or its end."""
+    clock, starts = Clock(), []
+
+    def cycle(*_: object) -> None:
+        starts.append(clock.now)
+        outcome = outcomes[len(starts) - 1] if len(starts) <= len(outcomes) else 0.0
+        if isinstance(outcome, Exception):
+            raise outcome
+        clock.now += outcome
+
+    monkeypatch.setattr(periodic, "cycle", cycle)
+    monkeypatch.setattr(periodic, "time", clock)
+    settings = Settings()
+    periodic.run_periodically(settings, plan(settings), 10.0, Stop(clock, 60.0))
+    return starts
+
+
+def test_cycles_start_at_fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, [3.0, 7.0]) == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
+
+
+def test_overrun_times_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, [3.0, 25.0]) == [0.0, 10.0, 40.0, 50.0]
+
+
+def test_a_refused_model_or_a_missing_server_ends_one_cycle_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcomes = [ModelRefused("a", "b"), UnreachableError("a", "b")]
+    assert run(monkeypatch, outcomes) == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
+    assert run(monkeypatch, [0.0, Stopped()]) == [0.0, 10.0]
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, [ZeroDivisionError()])
