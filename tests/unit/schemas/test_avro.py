@@ -60,7 +60,9 @@ def test_the_highest_version_is_the_one_written_and_the_readers(record: str) -> 
 def test_versions_are_numbers_and_older_ones_stay_readable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = {n: {"type": "record", "name": "Thing", "fields": [_number(f"f{n}")]} for n in (1, 9, 10)}
+    made = {
+        n: {"type": "record", "name": "Thing", "fields": [_number(f"f{n}")]} for n in (1, 9, 10)
+    }
     for n, schema in made.items():
         (tmp_path / f"thing.v{n}.avsc").write_text(json.dumps(schema))
     (tmp_path / "thing.v11.avsc.orig").write_text("{}")

@@ -1,4 +1,4 @@
-"""A state depends on its user's events alone: not on their order, batches, or how often they come."""
+"""A state depends on the events alone: not on their order, batches, or how often they come."""
 
 import json
 import random
@@ -143,6 +143,14 @@ def test_of_two_events_with_one_id_the_first_stays() -> None:
     for records in (replay([first, second]), replay([first], [second])):
         assert records == replay([first])
     assert apply({}, [first, second]).duplicate.tolist() == [False, True]
+
+
+def test_a_known_event_that_comes_again_with_an_older_time_is_a_duplicate_and_not_late() -> None:
+    records = replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(HISTORY)])
+    before = dict(records)
+    applied = apply(records, [Click("e7", "ann", "i", NOW_MS - 1)])
+    assert (applied.duplicate.tolist(), applied.late.tolist()) == ([True], [False])
+    assert records == before
 
 
 def test_one_event_id_may_belong_to_several_users() -> None:

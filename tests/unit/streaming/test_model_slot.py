@@ -51,6 +51,21 @@ def with_constant(name: str, value: NDArray[Any]) -> bytes:
     return content
 
 
+def named_beyond() -> bytes:
+    """GRAPH with all its item indices moved up by a hundred."""
+    model = onnx.load_from_string(GRAPH)
+    for node in model.graph.node:
+        if node.op_type == "TopK":
+            node.output[1] = "place"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(100, np.int64), "hundred"))
+    model.graph.node.append(onnx.helper.make_node("Add", ["place", "hundred"], ["top_index"]))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+HIDDEN = np.full((3, 6), -np.inf, np.float32)
+
+
 def histories(*rows: list[int]) -> Inputs:
     """Inputs of users who had these item indices, and nothing else."""
     index = np.zeros((len(rows), HISTORY), np.int64)
@@ -134,8 +149,16 @@ def test_a_folder_that_is_nowhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_uri_may_end_with_a_slash(tmp_path: Path) -> None:
+    import fsspec
+
     release = make_release(tmp_path, ITEMS, FAVOURITES)
-    assert load(replace(release, uri=release.uri + "/"), CPU, 1).vocabulary.size == 6
+    # In an object store, unlike on a disk, two slashes are another place than one.
+    store = fsspec.filesystem("memory")
+    for name in (MANIFEST, *FILES):
+        store.pipe(f"/releases/a/{name}", (tmp_path / name).read_bytes())
+    for uri in ("memory://releases/a", "memory://releases/a/", release.uri + "/"):
+        assert load(replace(release, uri=uri), CPU, 1).vocabulary.size == 6
+    store.rm("/releases", recursive=True)
 
 
 BROKEN: dict[str, tuple[dict[str, Callable[[], bytes]], str]] = {
@@ -179,7 +202,25 @@ BROKEN: dict[str, tuple[dict[str, Callable[[], bytes]], str]] = {
         "warm-?up",
     ),
     "expected scores masked": (
-        {"warmup": lambda: packed(top_score=np.full((3, 6), -np.inf, np.float32))},
+        {"warmup": lambda: packed(top_score=HIDDEN)},
+        "warm-?up",
+    ),
+    "a model that shows nothing": (
+        {
+            "model": lambda: with_constant("base", np.full((1, 7), -np.inf, np.float32)),
+            "warmup": lambda: packed(top_score=HIDDEN),
+        },
+        "not numbers|finite",
+    ),
+    "a model that names items beyond its own": (
+        {
+            "model": named_beyond,
+            "warmup": lambda: packed(top_index=expected()["top_index"] + 100),
+        },
+        r"model\.onnx .* outside its 6",
+    ),
+    "indices of another shape": (
+        {"warmup": lambda: packed(top_index=expected()["top_index"][:, :3])},
         "warm-?up",
     ),
     "fewer expected than shown": (
@@ -203,7 +244,7 @@ BROKEN: dict[str, tuple[dict[str, Callable[[], bytes]], str]] = {
     "no archive": ({"warmup": lambda: b"hello"}, "warm-?up"),
     "half an archive": ({"warmup": lambda: packed()[:300]}, "warm-?up"),
     "an empty archive": ({"warmup": lambda: b""}, "warm-?up"),
-    "pickled objects": ({"warmup": lambda: packed(gap=np.array([{}], object))}, "warm-?up"),
+    "pickled objects": ({"warmup": lambda: packed(more=np.array([{}], object))}, "warm-?up"),
     "an item too few": ({"items": lambda: "\n".join([*ITEMS[:-1], ""]).encode()}, "items"),
     "an item too many": ({"items": lambda: "\n".join([*ITEMS, "more", ""]).encode()}, "items"),
     "an empty item": ({"items": lambda: "\n".join(["", *ITEMS[1:], ""]).encode()}, "items"),

@@ -188,6 +188,14 @@ def test_folding_empties_the_additions_and_drops_old_hours() -> None:
     assert flink.hours[START + 4][1] == {"b": FOLD_AFTER}
 
 
+def test_additions_from_before_a_restart_count_towards_the_next_fold() -> None:
+    flink = Flink()
+    feed(flink.start(), flink, *[addition(0, (0, "a", 1))] * (FOLD_AFTER - 1))
+    feed(flink.start(), flink, addition(0, (0, "a", 1)))
+    assert list(flink.additions) == []
+    assert flink.hours[START][1] == {"a": FOLD_AFTER}
+
+
 def test_the_first_list_comes_at_once_and_later_ones_by_a_single_timer() -> None:
     flink = Flink()
     operator = flink.start()

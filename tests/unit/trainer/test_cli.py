@@ -1,4 +1,5 @@
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_other_periods_are_refused(text: str) -> None:
 
 
 def test_the_plan_keeps_checkpoints_out_of_the_releases(tmp_path: Path) -> None:
-    settings = Settings(trainer={"data": tmp_path / "d", "releases": tmp_path / "r"})  # type: ignore[arg-type]
+    settings = Settings(trainer={"data": tmp_path / "d", "releases": tmp_path / "r"})
     planned = plan(settings)
     assert planned.checkpoint("v") == tmp_path / "checkpoints" / "v.pt"
     assert planned.threads >= 1
@@ -52,7 +53,7 @@ class Stop(threading.Event):
         return self.clock.now >= self.at
 
 
-def run(monkeypatch: pytest.MonkeyPatch, outcomes: list[float | Exception]) -> list[float]:
+def run(monkeypatch: pytest.MonkeyPatch, outcomes: Sequence[float | Exception]) -> list[float]:
     """Start times of cycles with a period of 10 s; an outcome is how long one takes, or its end."""
     clock, starts = Clock(), []
 

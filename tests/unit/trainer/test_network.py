@@ -5,7 +5,7 @@ from torch import Tensor
 
 from schemas.features import GAP_BUCKETS
 from schemas.user_state import HISTORY
-from trainer.network import Network, NetworkConfig, Scorer
+from trainer.network import Attention, Network, NetworkConfig, Scorer
 
 ITEMS = 120
 
@@ -14,8 +14,9 @@ ITEMS = 120
 def network() -> Network:
     torch.manual_seed(7)
     made = Network(NetworkConfig(items=ITEMS, width=16, heads=2))
-    for block in made.blocks:
-        torch.nn.init.normal_(block.attention.distance_bias)
+    for part in made.modules():
+        if isinstance(part, Attention):
+            torch.nn.init.normal_(part.distance_bias)
     made.set_popularity(torch.arange(ITEMS + 1))
     return made.eval()
 

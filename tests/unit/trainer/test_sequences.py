@@ -82,6 +82,15 @@ def test_a_target_is_the_very_next_event_of_the_same_user() -> None:
     assert pairs == {(2, 4), (4, 1)}  # x → z, z → w; b has a single event
 
 
+def test_a_window_never_reaches_into_another_users_events() -> None:
+    rows = [("a", "x", 1_000), ("a", "y", 2_000), ("b", "z", 3_000)]
+    events = histories(clicks_of(rows), Vocabulary(["x", "y", "z"]))
+    inputs = events.inputs(np.array([0, 1, 2]))
+    assert inputs["item_index"][:, -3:].tolist() == [[0, 0, 1], [0, 1, 2], [0, 0, 3]]
+    assert not inputs["item_index"][:, :-3].any()
+    assert (inputs["action"] > 0).sum(axis=1).tolist() == [1, 2, 1]
+
+
 def test_nothing_is_learned_from_what_the_history_already_shows() -> None:
     rows = [("a", item, 1_000 * n) for n, item in enumerate("xyxz", start=1)]
     events = histories(clicks_of(rows), Vocabulary(["x", "y", "z"]))
