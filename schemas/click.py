@@ -20,13 +20,11 @@ from schemas.avro import (
     writer_schema,
 )
 from schemas.columns import Columns, Spans, decode_columns
-from schemas.ids import PADDING, hash_spans
+from schemas.ids import MAX_ID_BYTES, PADDING, hash_spans, id_trouble
 
 # The order is the code kept in state: append only.
 ACTIONS = ("VIEW", "CLICK", "CART", "PURCHASE", "LIKE", "DISLIKE", "SHARE", "IMPRESSION")
 DEFAULT_ACTION = "CLICK"
-# Ids are keys in state, in Cassandra and in Kafka; longer ones are a sign of a payload in the wrong field.
-MAX_ID_BYTES = 256
 # 2000-01-01: earlier times are seconds taken for milliseconds, or an unset clock.
 EARLIEST_MS = 946_684_800_000
 # A producer's clock may run this far ahead before its events are refused.
@@ -79,17 +77,17 @@ class Clicks:
 
     @cached_property
     def user_ids(self) -> list[str]:
-        """str of each record's user; for N of many, use `texts` on the rows you need."""
+        """Str of each record's user; for N of many, use `texts` on the rows you need."""
         return self.texts(self.user, np.arange(len(self)))
 
     @cached_property
     def item_ids(self) -> list[str]:
-        """str of each record's item."""
+        """Str of each record's item."""
         return self.texts(self.item, np.arange(len(self)))
 
     @cached_property
     def event_ids(self) -> list[str]:
-        """str of each record's event id."""
+        """Str of each record's event id."""
         return self.texts(self.event, np.arange(len(self)))
 
     def texts(self, spans: Spans, rows: NDArray[np.int64]) -> list[str]:
@@ -114,7 +112,7 @@ def decode_clicks(
     now_ms: int,
     schema_by_id: SchemaById | None = None,
 ) -> tuple[Clicks, list[BadRecord]]:
-    """Decode a batch of Kafka values: every record becomes a row of the columns or a BadRecord. Never raises.
+    """Decode a batch of Kafka values: every record becomes a row of the columns or a BadRecord. Raises only what schema_by_id raises.
 
     keys: the Kafka keys, which must equal user_id. now_ms: wall clock, to refuse times too far ahead.
     """
@@ -123,7 +121,9 @@ def decode_clicks(
     # Nearly always one producer version: one look-up of its header serves the whole batch.
     known: dict[bytes, tuple[Schema, int]] = {}
     for position, value in enumerate(values):
-        head = b"" if value is None or len(value) > MAX_VALUE_BYTES else value[: _header_bytes(value)]
+        head = (
+            b"" if value is None or len(value) > MAX_VALUE_BYTES else value[: _header_bytes(value)]
+        )
         found = known.get(head)
         if found is None:
             looked_up = writer_schema("click_event", value, position, schema_by_id)
@@ -164,16 +164,22 @@ def _decode_group(
     action = _action_codes(columns, len(positions))
     checks = _Checks(len(positions))
     names = [f["name"] for f in schema["fields"]] + ["the end"]
-    checks.refuse(columns.failed, "malformed", lambda i: f"breaks at {names[columns.failed_field[i]]}")
+    checks.refuse(
+        columns.failed, "malformed", lambda i: f"breaks at {names[columns.failed_field[i]]}"
+    )
     for name, span in zip(_ID_FIELDS, spans, strict=True):
         _check_id(checks, columns.buffer, name, span)
-    user_hash = hash_spans(columns.buffer, spans[1].start, np.where(checks.good, spans[1].length, 0))
+    user_hash = hash_spans(
+        columns.buffer, spans[1].start, np.where(checks.good, spans[1].length, 0)
+    )
     checks.refuse(
         user_hash != _key_hashes([keys[p] for p in positions]),
         "wrong-key",
         lambda i: f"key {keys[positions[i]]!r} is not user_id"[:200],
     )
-    checks.refuse(event_time < EARLIEST_MS, "too-old", lambda i: f"event_time {event_time[i]} is before 2000")
+    checks.refuse(
+        event_time < EARLIEST_MS, "too-old", lambda i: f"event_time {event_time[i]} is before 2000"
+    )
     checks.refuse(
         event_time > now_ms + MAX_AHEAD_MS,
         "future",
@@ -181,7 +187,9 @@ def _decode_group(
     )
     _check_numbers(checks, columns)
     good = np.flatnonzero(checks.good)
-    user, item, event = (Spans(s.start[good], s.length[good]) for s in (spans[1], spans[2], spans[0]))
+    user, item, event = (
+        Spans(s.start[good], s.length[good]) for s in (spans[1], spans[2], spans[0])
+    )
     clicks = Clicks(
         columns.buffer,
         user,
@@ -211,30 +219,28 @@ class _Checks:
 
 
 def _check_id(checks: _Checks, buffer: NDArray[np.uint8], name: str, span: Spans) -> None:
-    too_long = (span.length == 0) | (span.length > MAX_ID_BYTES)
-    checks.refuse(too_long, "bad-id", lambda i: f"{name} has {span.length[i]} bytes; 1 to {MAX_ID_BYTES} are allowed")
-    # One running count over the buffer finds the few ids that are not plain ASCII; only those are decoded here.
+    # One running count over the buffer finds the few ids that are not plain ASCII of a usual length; only those are
+    # looked at one by one.
     unusual = np.concatenate(([0], np.cumsum((buffer < 0x20) | (buffer >= 0x7F))))
-    suspects = checks.good & (unusual[span.start + span.length] > unusual[span.start])
-    unreadable = np.zeros_like(suspects)
-    for i in np.flatnonzero(suspects).tolist():
-        raw = buffer[span.start[i] : span.start[i] + span.length[i]].tobytes()
-        unreadable[i] = not _is_clean_text(raw)
-    checks.refuse(unreadable, "bad-id", lambda i: f"{name} has control characters or is not UTF-8")
-
-
-def _is_clean_text(raw: bytes) -> bool:
-    try:
-        return raw.decode().isprintable()
-    except UnicodeDecodeError:
-        return False
+    suspects = (unusual[span.start + span.length] > unusual[span.start]) | (span.length == 0)
+    suspects |= span.length > MAX_ID_BYTES
+    trouble = {
+        i: found
+        for i in np.flatnonzero(checks.good & suspects).tolist()
+        if (found := id_trouble(buffer[span.start[i] : span.start[i] + span.length[i]].tobytes()))
+    }
+    broken = np.zeros_like(suspects)
+    broken[list(trouble)] = True
+    checks.refuse(broken, "bad-id", lambda i: f"{name} {trouble[i]}")
 
 
 def _check_numbers(checks: _Checks, columns: Columns) -> None:
     if "value" in columns.numbers:
         value, given = columns.numbers["value"], columns.present["value"]
         checks.refuse(
-            given & ~(np.isfinite(value) & (value >= 0)), "bad-number", lambda i: f"value is {value[i]}"
+            given & ~(np.isfinite(value) & (value >= 0)),
+            "bad-number",
+            lambda i: f"value is {value[i]}",
         )
     if "dwell_ms" in columns.numbers:
         dwell, given = columns.numbers["dwell_ms"], columns.present["dwell_ms"]
@@ -264,13 +270,24 @@ def _joined(parts: list[Clicks]) -> Clicks:
     if not parts:
         none, empty = np.zeros(0, np.int64), np.zeros(0, np.uint64)
         spans = [Spans(none, none) for _ in range(3)]
-        return Clicks(np.frombuffer(PADDING, np.uint8), *spans, none, none.astype(np.uint8), empty, empty, empty, none)
+        return Clicks(
+            np.frombuffer(PADDING, np.uint8),
+            *spans,
+            none,
+            none.astype(np.uint8),
+            empty,
+            empty,
+            empty,
+            none,
+        )
     shifts = np.cumsum([0] + [len(part.buffer) for part in parts])
     joined = Clicks(
         np.concatenate([part.buffer for part in parts]),
         *(
             Spans(
-                np.concatenate([getattr(p, n).start + s for p, s in zip(parts, shifts, strict=False)]),
+                np.concatenate(
+                    [getattr(p, n).start + s for p, s in zip(parts, shifts, strict=False)]
+                ),
                 np.concatenate([getattr(p, n).length for p in parts]),
             )
             for n in ("user", "item", "event")
@@ -278,5 +295,3 @@ def _joined(parts: list[Clicks]) -> Clicks:
         *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Clicks)[4:]),
     )
     return joined.select(np.argsort(joined.positions))
-
-

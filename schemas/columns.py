@@ -162,10 +162,14 @@ def _keep(out: Columns, name: str | None, rows: Bools, number: NDArray[Any]) -> 
         out.present[name] = rows
 
 
-def _read_union(cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None, out: Columns) -> None:
+def _read_union(
+    cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None, out: Columns
+) -> None:
     branches = [kind for kind in kinds if kind != "null"]
     if len(branches) != 1:
-        raise ValueError(f"only unions of null and one type are used by the project's records, not {kinds}")
+        raise ValueError(
+            f"only unions of null and one type are used by the project's records, not {kinds}"
+        )
     branch = cursor.varint(rows)
     cursor.fail(rows & ((branch < 0) | (branch >= len(kinds))))
     chosen = rows & cursor.sound & (branch == kinds.index(branches[0]))
@@ -188,8 +192,20 @@ def _skip_blocks(cursor: _Cursor, kind: Any, rows: Bools) -> None:
             entry = open_rows & cursor.sound & (step < left)
             if kind["type"] == "map":
                 cursor.span(entry)
-                _read(cursor, kind["values"], entry, None, Columns(cursor.buffer, entry, left, {}, {}, {}, {}))
+                _read(
+                    cursor,
+                    kind["values"],
+                    entry,
+                    None,
+                    Columns(cursor.buffer, entry, left, {}, {}, {}, {}),
+                )
             else:
-                _read(cursor, kind["items"], entry, None, Columns(cursor.buffer, entry, left, {}, {}, {}, {}))
+                _read(
+                    cursor,
+                    kind["items"],
+                    entry,
+                    None,
+                    Columns(cursor.buffer, entry, left, {}, {}, {}, {}),
+                )
         open_rows &= cursor.sound
     cursor.fail(open_rows)

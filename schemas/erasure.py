@@ -1,6 +1,7 @@
 """A request to forget a user everywhere."""
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
+from schemas.ids import id_trouble
 
 
 def encode_erasure(user_id: str, requested_at: int | None = None) -> bytes:
@@ -9,15 +10,17 @@ def encode_erasure(user_id: str, requested_at: int | None = None) -> bytes:
 
 
 def decode_erasure(
-    value: bytes | None, key: bytes | None, position: int = 0, schema_by_id: SchemaById | None = None
+    value: bytes | None,
+    key: bytes | None,
+    position: int = 0,
+    schema_by_id: SchemaById | None = None,
 ) -> str | BadRecord:
     """The user to forget. Never raises."""
     if not key:
         return BadRecord(position, "wrong-key", "an erasure needs user_id as its key")
-    try:
-        user_id = key.decode()
-    except UnicodeDecodeError:
-        return BadRecord(position, "bad-id", "the key is not UTF-8")
+    if trouble := id_trouble(key):
+        return BadRecord(position, "bad-id", f"the key {trouble}")
+    user_id = key.decode()
     if value is None:
         return user_id
     fields = decode("erasure", value, position, schema_by_id)

@@ -69,7 +69,9 @@ def history_inputs(
 
 def model_inputs(states: States, vocabulary: Vocabulary) -> Inputs:
     """Everything a model may ask for, of B users: `history_inputs` and counters float32[B, C]."""
-    inputs = history_inputs(vocabulary.index_of(states["item"]), states["action"], states["event_time"])
+    inputs = history_inputs(
+        vocabulary.index_of(states["item"]), states["action"], states["event_time"]
+    )
     inputs["counters"] = counters(states)
     return inputs
 

@@ -4,6 +4,7 @@ State keeps items and events by these hashes: a model's own item index changes w
 the hash of an id never does. The function is part of the state's layout and must not change.
 """
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +14,24 @@ from numpy.typing import NDArray
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT = np.uint64(32)
+# Ids are keys in state, in Cassandra and in Kafka; longer ones are a sign of a payload in the wrong field.
+MAX_ID_BYTES = 256
 # A gather of eight bytes may read past the last id: that much padding keeps it inside the buffer.
 PADDING = b"\0" * 8
 # _KEEP[n] keeps the first n bytes of a little-endian word.
 _KEEP = np.array([(1 << (8 * n)) - 1 for n in range(8)] + [2**64 - 1], dtype=np.uint64)
+
+
+def id_trouble(raw: bytes) -> str | None:
+    """Why bytes are no id, or None when they are one: 1 to MAX_ID_BYTES of UTF-8 without control characters."""
+    if not 0 < len(raw) <= MAX_ID_BYTES:
+        return f"has {len(raw)} bytes; 1 to {MAX_ID_BYTES} are allowed"
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    # Category Cc: line feeds and their kin would break lists of ids, and what prints them.
+    return "has control characters" if any(unicodedata.category(c) == "Cc" for c in text) else None
 
 
 def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
+from schemas.ids import id_trouble
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,25 @@ def encode_item(item: Item) -> bytes:
 
 
 def decode_item(
-    value: bytes | None, key: bytes | None, position: int = 0, schema_by_id: SchemaById | None = None
+    value: bytes | None,
+    key: bytes | None,
+    position: int = 0,
+    schema_by_id: SchemaById | None = None,
 ) -> Item | BadRecord:
     """One message of `items`. A null value (the item is gone) reads as an item that is not available."""
-    if value is None and key:
-        try:
-            return Item(key.decode(), available=False)
-        except UnicodeDecodeError:
-            return BadRecord(position, "bad-id", "the key is not UTF-8")
+    if not key:
+        return BadRecord(
+            position,
+            "empty" if value is None else "wrong-key",
+            "a message of items needs item_id as its key",
+        )
+    if trouble := id_trouble(key):
+        return BadRecord(position, "bad-id", f"the key {trouble}")
+    if value is None:
+        return Item(key.decode(), available=False)
     fields = decode("item", value, position, schema_by_id)
     if isinstance(fields, BadRecord):
         return fields
-    if not fields["item_id"] or fields["item_id"].encode() != key:
-        return BadRecord(position, "wrong-key", f"key {key!r} is not item_id")
+    if fields["item_id"].encode() != key:
+        return BadRecord(position, "wrong-key", f"key {key!r} is not item_id"[:200])
     return Item(**fields)

@@ -90,7 +90,9 @@ def config_file() -> Path:
 def load_settings(cls: type[S], **flags: Any) -> S:
     """Read the tree; flags that are None do not count. Raises ConfigError with key, place and nearest key."""
     if "FRESHREC_CONFIG" in os.environ and not config_file().is_file():
-        raise ConfigError(f"FRESHREC_CONFIG names {config_file()}, which is no file", "correct it or unset it")
+        raise ConfigError(
+            f"FRESHREC_CONFIG names {config_file()}, which is no file", "correct it or unset it"
+        )
     _refuse_unknown_environment(cls)
     try:
         return cls(**{key: value for key, value in flags.items() if value is not None})
@@ -124,7 +126,8 @@ def _refuse_unknown_environment(cls: type[CommonSettings]) -> None:
         open_section = any(
             key == f or key.startswith(f + ".")
             for f, field in cls.model_fields.items()
-            if field.annotation is not None and re.match(r"dict\b", str(field.annotation).replace("<class '", ""))
+            if field.annotation is not None
+            and re.match(r"dict\b", str(field.annotation).replace("<class '", ""))
         )
         if key not in known and not open_section:
             raise ConfigError(f"environment variable {name} is no setting", _nearest(cls, key))
@@ -136,4 +139,6 @@ def _explain(cls: type[CommonSettings], error: ValidationError) -> ConfigError:
     where = f"{config_file()}, the environment ({ENV_PREFIX}…) or a flag"
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{key} in {where} is no setting", _nearest(cls, key))
-    return ConfigError(f"{key} = {first['input']!r} in {where}: {first['msg']}", "correct the value")
+    return ConfigError(
+        f"{key} = {first['input']!r} in {where}: {first['msg']}", "correct the value"
+    )

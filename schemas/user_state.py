@@ -69,9 +69,13 @@ def empty_states(count: int) -> States:
 def load_states(records: Sequence[bytes | None]) -> States:
     """States[U] of U records as kept in Flink; None is a user without state. Raises ValueError on unknown layouts."""
     blank = empty_states(1).tobytes()
-    states = np.frombuffer(bytearray(b"".join(r if r is not None else blank for r in records)), USER_STATE)
+    states = np.frombuffer(
+        bytearray(b"".join(r if r is not None else blank for r in records)), USER_STATE
+    )
     if not (states["layout"] == LAYOUT).all():
-        raise ValueError(f"state layouts {np.unique(states['layout']).tolist()}; this version reads {LAYOUT}")
+        raise ValueError(
+            f"state layouts {np.unique(states['layout']).tolist()}; this version reads {LAYOUT}"
+        )
     return states
 
 
@@ -116,7 +120,9 @@ def _merge_rings(states: States, user_index: NDArray[np.int64], clicks: Clicks) 
 
     by_event = np.lexsort((event, user))  # stable: equal events keep their order of arrival
     again = np.zeros(len(user), np.bool_)
-    again[by_event[1:]] = (event[by_event[1:]] == event[by_event[:-1]]) & (user[by_event[1:]] == user[by_event[:-1]])
+    again[by_event[1:]] = (event[by_event[1:]] == event[by_event[:-1]]) & (
+        user[by_event[1:]] == user[by_event[:-1]]
+    )
 
     floor_time, floor_event = kept_time[user_index, 0], kept_event[user_index, 0]
     older = (clicks.event_time < floor_time) | (
@@ -134,7 +140,12 @@ def _merge_rings(states: States, user_index: NDArray[np.int64], clicks: Clicks) 
     place = HISTORY - (ends[owner] - np.arange(len(owner)))
     stays = place >= 0
     owner, place, order = owner[stays], place[stays], order[stays]
-    for name, values in (("item", item), ("event_time", time), ("event", event), ("action", action)):
+    for name, values in (
+        ("item", item),
+        ("event_time", time),
+        ("event", event),
+        ("action", action),
+    ):
         ring = np.zeros_like(states[name])
         ring[owner, place] = values[order]
         states[name] = ring
@@ -159,7 +170,9 @@ def _count(
     counts[standing > old_head[:, None]] = 0
     inside = bucket > head[user_index] - window.buckets
     np.add.at(
-        counts, (user_index[inside], bucket[inside] % window.buckets, action[inside].astype(np.int64)), 1
+        counts,
+        (user_index[inside], bucket[inside] % window.buckets, action[inside].astype(np.int64)),
+        1,
     )
     states[f"{window.name}_head"] = head
     states[f"{window.name}_count"] = np.minimum(counts, np.iinfo(np.uint16).max)

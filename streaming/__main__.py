@@ -56,7 +56,10 @@ def lookup(user: User) -> None:
         tier = "the user's own row"
         if row is None:
             read = session.prepare(select_statement(settings.keyspace, "trending"))
-            row, tier = session.execute(read, (TRENDING_SCOPE,)).one(), "the trending row: the user has none"
+            row, tier = (
+                session.execute(read, (TRENDING_SCOPE,)).one(),
+                "the trending row: the user has none",
+            )
     finally:
         session.cluster.shutdown()
     if row is None:
@@ -64,8 +67,12 @@ def lookup(user: User) -> None:
         raise typer.Exit(1)
     age = time.time() - row.scored_at.replace(tzinfo=UTC).timestamp()
     console.print(f"[bold]{user}[/bold]: {tier}")
-    console.print(f"source {row.source}, model {row.model_version or 'none'}, scored {_age(age)} ago")
-    console.print(_ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings)))
+    console.print(
+        f"source {row.source}, model {row.model_version or 'none'}, scored {_age(age)} ago"
+    )
+    console.print(
+        _ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings))
+    )
 
 
 @app.command()
@@ -76,9 +83,15 @@ def inspect(user: User) -> None:
     events = Table("event time", "action", "item", "title", "gap", title=f"{user}: the last events")
     for place in np.flatnonzero(state["item"]).tolist():
         item_id = found.names[int(state["item"][place])]
-        known = "" if found.model is None or found.inputs["item_index"][0, place] else " (unknown to the model)"
+        known = (
+            ""
+            if found.model is None or found.inputs["item_index"][0, place]
+            else " (unknown to the model)"
+        )
         events.add_row(
-            datetime.fromtimestamp(state["event_time"][place] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            datetime.fromtimestamp(state["event_time"][place] / 1000, UTC).strftime(
+                "%Y-%m-%d %H:%M:%S"
+            ),
             ACTIONS[state["action"][place]],
             item_id + known,
             _title(found.items, item_id),

@@ -26,7 +26,10 @@ COLUMNS = {
 }
 ROW_TYPE = Types.ROW_NAMED(
     ["shard", "records"],
-    [Types.INT(), Types.ROW_NAMED(list(COLUMNS), [Types.OBJECT_ARRAY(kind) for kind in COLUMNS.values()])],
+    [
+        Types.INT(),
+        Types.ROW_NAMED(list(COLUMNS), [Types.OBJECT_ARRAY(kind) for kind in COLUMNS.values()]),
+    ],
 )
 
 
@@ -45,7 +48,11 @@ class Records(NamedTuple):
 
 
 def micro_batches(
-    tables: StreamTableEnvironment, source: str, topics: list[str], shard_keys: list[int], window_ms: int
+    tables: StreamTableEnvironment,
+    source: str,
+    topics: list[str],
+    shard_keys: list[int],
+    window_ms: int,
 ) -> Table:
     """Rows of ROW_TYPE from `source`, one per shard and window in which records came."""
     # ISO-8859-1 maps every byte to one character, so that any key has a hash code.

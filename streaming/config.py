@@ -13,17 +13,30 @@ class StreamingSection(Section):
 
     parallelism: int = Field(1, ge=1, le=128, description="TaskManagers that work; one slot each.")
     largest_parallelism: int = Field(
-        4, ge=1, le=128, description="Never to be exceeded while the state lives: users are dealt to so many shards."
+        4,
+        ge=1,
+        le=128,
+        description="Never to be exceeded while the state lives: users are dealt to so many shards.",
     )
     window_ms: int = Field(
-        20, ge=5, le=1000, description="Events of a shard wait this long for each other: freshness against load."
+        20,
+        ge=5,
+        le=1000,
+        description="Events of a shard wait this long for each other: freshness against load.",
     )
-    row_ttl_days: int = Field(90, ge=1, description="A row that no new event touches disappears after so long.")
-    trending_hours: int = Field(7 * 24, ge=1, description="Popularity is counted over so many hours of event time.")
+    row_ttl_days: int = Field(
+        90, ge=1, description="A row that no new event touches disappears after so long."
+    )
+    trending_hours: int = Field(
+        7 * 24, ge=1, description="Popularity is counted over so many hours of event time."
+    )
     providers: list[str] = Field(
-        ["CUDAExecutionProvider", "CPUExecutionProvider"], description="ONNX Runtime providers, the first that works."
+        ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        description="ONNX Runtime providers, the first that works.",
     )
-    scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
+    scorer_threads: int = Field(
+        0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks."
+    )
 
 
 class Settings(CommonSettings):

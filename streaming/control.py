@@ -12,7 +12,7 @@ from schemas.release import ModelRelease, decode_release
 from streaming.batch import records_of
 from streaming.dead_letter import job_version, letters
 from streaming.metrics import Metrics
-
+from streaming.registry import registry
 
 # Kinds of records: the order of Settings.control_topics.
 RELEASE, ITEM = 0, 1
@@ -36,13 +36,17 @@ class Availability(NamedTuple):
 class Control(KeyedProcessFunction):  # type: ignore[misc]
     """Keyed by the one shard of the control topics, so that messages keep their order."""
 
-    def __init__(self, topics: list[str]) -> None:
+    def __init__(self, topics: list[str], registry_url: str | None) -> None:
         self._topics = topics
+        self._registry_url = registry_url
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
         self._version = job_version()
-        self._metrics = Metrics(runtime_context, "control").declare(["releases", "items", "dead_letters"])
+        self._registry = registry(self._registry_url)
+        self._metrics = Metrics(runtime_context, "control").declare(
+            ["releases", "items", "dead_letters"]
+        )
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
         """One micro-batch of messages in; `Availability` and `Announced` out, dead letters beside them."""
@@ -52,14 +56,18 @@ class Control(KeyedProcessFunction):  # type: ignore[misc]
         announced: list[Announced] = []
         for p, (key, content) in enumerate(zip(records.keys, records.values, strict=True)):
             if records.kinds[p] == RELEASE:
-                release = decode_release(content, p)
+                release = decode_release(content, p, self._registry)
                 if isinstance(release, BadRecord):
                     bad.append(release)
                 else:
-                    where = (self._topics[records.kinds[p]], records.partitions[p], records.offsets[p])
+                    where = (
+                        self._topics[records.kinds[p]],
+                        records.partitions[p],
+                        records.offsets[p],
+                    )
                     announced.append(Announced(release, where, key, content or b""))
             else:
-                item = decode_item(content, key, p)
+                item = decode_item(content, key, p, self._registry)
                 if isinstance(item, BadRecord):
                     bad.append(item)
                 else:

@@ -13,7 +13,8 @@ from schemas.dead_letter import bury, encode_dead_letter
 from streaming.batch import Records
 
 ROW_TYPE = Types.ROW_NAMED(
-    ["key_bytes", "value_bytes"], [Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.PRIMITIVE_ARRAY(Types.BYTE())]
+    ["key_bytes", "value_bytes"],
+    [Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.PRIMITIVE_ARRAY(Types.BYTE())],
 )
 DEAD_LETTERS = OutputTag("dead-letters", ROW_TYPE)
 
@@ -34,7 +35,9 @@ def letters(
     for record in bad:
         p = record.position
         where = (topics[records.kinds[p]], records.partitions[p], records.offsets[p])
-        letter = bury(records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version)
+        letter = bury(
+            records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version
+        )
         yield DEAD_LETTERS, Row(records.keys[p] or b"", encode_dead_letter(letter))
 
 

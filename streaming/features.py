@@ -25,6 +25,7 @@ from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states
 from streaming.batch import Records, records_of
 from streaming.dead_letter import job_version, letters
 from streaming.metrics import Metrics
+from streaming.registry import registry
 
 # (a key that is the same for all, (newest event time ms, [(hour, item id, count), …]))
 POPULARITY = OutputTag("popularity", Types.ROW([Types.INT(), Types.PICKLED_BYTE_ARRAY()]))
@@ -50,8 +51,9 @@ class Updated(NamedTuple):
 class Features(KeyedProcessFunction):  # type: ignore[misc]
     """Keyed by shard; the state of each user lies in a map under the user's id."""
 
-    def __init__(self, topics: list[str]) -> None:
+    def __init__(self, topics: list[str], registry_url: str | None) -> None:
         self._topics = topics
+        self._registry_url = registry_url
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
@@ -59,10 +61,20 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             MapStateDescriptor("users", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
         )
         self._version = job_version()
+        self._registry = registry(self._registry_url)
         self._metrics = Metrics(runtime_context, "features").declare(
             counters=[
-                "records", "events", "duplicates", "late", "dead_letters", "erasures", "forgotten", "batches",
-                "decode_us", "state_us", "update_us",
+                "records",
+                "events",
+                "duplicates",
+                "late",
+                "dead_letters",
+                "erasures",
+                "forgotten",
+                "batches",
+                "decode_us",
+                "state_us",
+                "update_us",
             ],  # fmt: skip
             values=["batch_size"],
         )
@@ -97,20 +109,25 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         if updated.user_ids or updated.erased:
             yield updated
 
-    def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
+    def _decode(
+        self, records: Records, now_ms: int
+    ) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
         """Clicks, the place of each user's last erasure, and bad records."""
         if not any(records.kinds):
-            clicks, bad = decode_clicks(records.values, records.keys, now_ms)
+            clicks, bad = decode_clicks(records.values, records.keys, now_ms, self._registry)
             return clicks, {}, bad
         chosen = [p for p, kind in enumerate(records.kinds) if kind == CLICK]
-        clicks, bad = decode_clicks([records.values[p] for p in chosen], [records.keys[p] for p in chosen], now_ms)
+        values, keys = [records.values[p] for p in chosen], [records.keys[p] for p in chosen]
+        clicks, bad = decode_clicks(values, keys, now_ms, self._registry)
         places = np.array(chosen, np.int64)
         clicks = replace(clicks, positions=places[clicks.positions])
         bad = [BadRecord(chosen[b.position], b.reason, b.detail) for b in bad]
         erasures: dict[str, int] = {}
         for place, kind in enumerate(records.kinds):
             if kind == ERASURE:
-                user = decode_erasure(records.values[place], records.keys[place], place)
+                user = decode_erasure(
+                    records.values[place], records.keys[place], place, self._registry
+                )
                 if isinstance(user, BadRecord):
                     bad.append(user)
                 else:

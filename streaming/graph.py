@@ -15,7 +15,11 @@ _PLANNED = {"SinkConversion": "batch_out", "Calc": "batch_row", "WindowAggregate
 
 
 def batches(
-    tables: StreamTableEnvironment, source: str, topics: list[str], shards: list[int], window_ms: int
+    tables: StreamTableEnvironment,
+    source: str,
+    topics: list[str],
+    shards: list[int],
+    window_ms: int,
 ) -> DataStream:
     """The micro-batches of a table as a stream of (shard key, records), its operators named read and batch."""
     rows = micro_batches(tables, source, topics, shards, window_ms)
@@ -27,7 +31,9 @@ def batches(
     while transformation is not None:
         planned = transformation.getName().split("[")[0]
         seen_batch |= planned == "WindowAggregate"
-        name = {"Calc": "read_shard" if seen_batch else "batch_row"}.get(planned, _PLANNED.get(planned))
+        name = {"Calc": "read_shard" if seen_batch else "batch_row"}.get(
+            planned, _PLANNED.get(planned)
+        )
         if planned == source:
             name = "read"
         if name is not None:

@@ -1,9 +1,9 @@
 """The job: what is connected to what, in the order of the flow. No logic here.
 
-    clicks, erasures ──▶ read ──▶ batch ──▶ features ──▶ score, write ──▶ Cassandra
-                                              │  └─▶ trending ─▶┐ ▲
-    model-releases, items ──▶ read ──▶ batch ─┼──▶ control ─────┴─┘ (to every scorer)
-                                              └─▶ dead-letters ──▶ Kafka
+clicks, erasures ──▶ read ──▶ batch ──▶ features ──▶ score, write ──▶ Cassandra
+                                          │  └─▶ trending ─▶┐ ▲
+model-releases, items ──▶ read ──▶ batch ─┼──▶ control ─────┴─┘ (to every scorer)
+                                          └─▶ dead-letters ──▶ Kafka
 """
 
 import sys
@@ -41,7 +41,13 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms)
     messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], CONTROL_WINDOW_MS)
 
-    features = named(keyed(events).process(Features(settings.event_topics), Types.PICKLED_BYTE_ARRAY()), "features")
+    features = named(
+        keyed(events).process(
+            Features(settings.event_topics, settings.kafka.schema_registry_url),
+            Types.PICKLED_BYTE_ARRAY(),
+        ),
+        "features",
+    )
     trending = named(
         keyed(features.get_side_output(POPULARITY)).process(
             CountTrending(dials.trending_hours), Types.PICKLED_BYTE_ARRAY()
@@ -49,17 +55,28 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         "trending",
         parallelism=1,
     )
-    named(trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()), "write_trending", parallelism=1)
+    named(
+        trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()),
+        "write_trending",
+        parallelism=1,
+    )
     control = named(
-        keyed(messages).process(Control(settings.control_topics), Types.PICKLED_BYTE_ARRAY()),
+        keyed(messages).process(
+            Control(settings.control_topics, settings.kafka.schema_registry_url),
+            Types.PICKLED_BYTE_ARRAY(),
+        ),
         "control",
         parallelism=1,
     )
     shared = control.union(trending).broadcast(SHARED)
-    scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
+    scored = named(
+        features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score"
+    )
     named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write")
 
-    letters = [stream.get_side_output(dead_letter.DEAD_LETTERS) for stream in (features, control, scored)]
+    letters = [
+        stream.get_side_output(dead_letter.DEAD_LETTERS) for stream in (features, control, scored)
+    ]
     sink = dead_letter.declare_sink(tables, kafka, settings.dead_letter_topic)
     statements = tables.create_statement_set()
     statements.add_insert(sink, tables.from_data_stream(letters[0].union(*letters[1:])))

@@ -17,7 +17,11 @@ from schemas.topics import CLICKS, ERASURES
 from schemas.user_state import States, apply_events, empty_states
 from streaming.config import Settings
 from streaming.model_slot import Model, load, scorer_threads
+from streaming.registry import registry
 from streaming.topic import catalogue, messages, newest_release
+
+# Whether an event was ahead of its time was judged when it came; for this clock none is.
+FAR_AHEAD_MS = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,22 @@ class Inspection:
 def look_at(settings: Settings, user_id: str) -> Inspection:
     """Look at one user. Raises UnreachableError, and ModelRefused when the announced release does not load."""
     key = user_id.encode()
+    schema_by_id = registry(settings.kafka.schema_registry_url)
     forgotten_ms = -1
     for message in messages(settings, settings.topic(ERASURES)):
-        if message.key() == key and decode_erasure(message.value(), key) == user_id:
+        if (
+            message.key() == key
+            and decode_erasure(message.value(), key, schema_by_id=schema_by_id) == user_id
+        ):
             forgotten_ms = max(forgotten_ms, message.timestamp()[1])
     own = [
         message
         for message in messages(settings, settings.topic(CLICKS))
         if message.key() == key and message.timestamp()[1] > forgotten_ms
     ]
-    # An event ahead of its time was judged when it came: nothing is ahead of a clock at the end of time.
-    clicks, _ = decode_clicks([m.value() for m in own], [key] * len(own), int(np.iinfo(np.int64).max) // 2)
+    clicks, _ = decode_clicks(
+        [m.value() for m in own], [key] * len(own), FAR_AHEAD_MS, schema_by_id
+    )
     state = empty_states(1)
     apply_events(state, np.zeros(len(clicks), np.int64), clicks)
     names = dict(zip(clicks.item_hash.tolist(), clicks.item_ids, strict=True))

@@ -79,6 +79,10 @@ def percentile(counts: Sequence[int], share: float) -> float:
     below, lower = 0, 0.0
     for count, upper in zip(counts, (*FRESHNESS_MS, float("inf")), strict=True):
         if count and below + count >= share * total:
-            return upper if upper == float("inf") else lower + (upper - lower) * (share * total - below) / count
+            return (
+                upper
+                if upper == float("inf")
+                else lower + (upper - lower) * (share * total - below) / count
+            )
         below, lower = below + count, upper
     return float("inf")

@@ -13,6 +13,7 @@ import os
 import queue
 import struct
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -60,7 +61,9 @@ class Model:
     provider: str
     seconds: float
 
-    def run(self, inputs: Inputs, available: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def run(
+        self, inputs: Inputs, available: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top items of B users: index int64[B, K], score float32[B, K], best first. B at most BATCH_SIZES[-1]."""
         count = len(inputs["item_index"])
         padded = next(size for size in BATCH_SIZES if size >= count)
@@ -70,7 +73,9 @@ class Model:
                 feeds[name] = available
             else:
                 rows = inputs[name]
-                feeds[name] = np.concatenate((rows, np.zeros((padded - count, *rows.shape[1:]), rows.dtype)))
+                feeds[name] = np.concatenate(
+                    (rows, np.zeros((padded - count, *rows.shape[1:]), rows.dtype))
+                )
         index, score = self.session.run([OUTPUT_INDEX, OUTPUT_SCORE], feeds)
         return index[:count], score[:count]
 
@@ -83,14 +88,14 @@ class ModelSlot:
         self._threads = threads
         self._loader = ThreadPoolExecutor(1, "model-loader")
         self._ready: queue.SimpleQueue[Model] = queue.SimpleQueue()
-        self._wanted: ModelRelease | None = None
+        self._pending: deque[ModelRelease] = deque()
         self.current: Model | None = None
         self.refused: queue.SimpleQueue[tuple[ModelRelease, ModelRefused]] = queue.SimpleQueue()
 
     def offer(self, release: ModelRelease) -> "Future[bool]":
-        """Load a release beside the current model; the future says whether it became ready."""
-        self._wanted = release
-        return self._loader.submit(self._load, release)
+        """Load a release beside the current model; the future says whether one became ready in this turn."""
+        self._pending.append(release)
+        return self._loader.submit(self._load_newest)
 
     def take(self) -> tuple[Model | None, bool]:
         """The model to score with from now on, and whether it is another one than before."""
@@ -104,9 +109,18 @@ class ModelSlot:
         """End the loader thread."""
         self._loader.shutdown(wait=False, cancel_futures=True)
 
+    def _load_newest(self) -> bool:
+        """Load the newest announced release, and older ones only while newer ones are refused."""
+        while self._pending:
+            release = self._pending.pop()
+            older = len(self._pending)
+            if self._load(release):
+                for _ in range(older):
+                    self._pending.popleft()
+                return True
+        return False
+
     def _load(self, release: ModelRelease) -> bool:
-        if release is not self._wanted:
-            return False  # a newer one was announced meanwhile
         try:
             model = load(release, self._providers, self._threads)
         except ModelRefused as error:
@@ -135,7 +149,9 @@ def load(release: ModelRelease, providers: Sequence[str], threads: int) -> Model
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""
     parts[1:] = [struct.pack(">i", len(raw)) + raw for raw in (item.encode() for item in item_ids)]
-    model = Model(release, manifest, Vocabulary(item_ids), parts, session, session.get_providers()[0], 0.0)
+    model = Model(
+        release, manifest, Vocabulary(item_ids), parts, session, session.get_providers()[0], 0.0
+    )
     _warm_up(model, files[WARMUP])
     model.seconds = time.perf_counter() - started
     return model
@@ -174,7 +190,9 @@ def _item_ids(content: bytes, manifest: Manifest) -> list[str]:
             AGAIN,
         )
     if not all(item_ids) or len(set(item_ids)) != len(item_ids):
-        raise ModelRefused(f"{ITEMS} of release {manifest.version} has empty or repeated lines", AGAIN)
+        raise ModelRefused(
+            f"{ITEMS} of release {manifest.version} has empty or repeated lines", AGAIN
+        )
     return item_ids
 
 
@@ -190,10 +208,13 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
     onnxruntime.set_default_logger_severity(3)
     usable = [name for name in providers if name in onnxruntime.get_available_providers()]
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=usable or ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            graph, options, providers=usable or ["CPUExecutionProvider"]
+        )
     except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over
         raise ModelRefused(
-            f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {_one_line(error)})", AGAIN
+            f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {_one_line(error)})",
+            AGAIN,
         ) from error
 
 
@@ -211,10 +232,15 @@ def _warm_up(model: Model, content: bytes) -> None:
             model.run({name: values[rows] for name, values in inputs.items()}, available)
         rows = np.arange(min(len(index), BATCH_SIZES[-1]))
         index, score = index[rows], score[rows]
-        got_index, got_score = model.run({name: values[rows] for name, values in inputs.items()}, available)
-    except Exception as error:  # a damaged archive, arrays that do not fit the graph, a graph that does not run
+        got_index, got_score = model.run(
+            {name: values[rows] for name, values in inputs.items()}, available
+        )
+    except (
+        Exception
+    ) as error:  # a damaged archive, arrays that do not fit the graph, a graph that does not run
         raise ModelRefused(
-            f"{WARMUP} of release {version} does not run ({type(error).__name__}: {_one_line(error)})", AGAIN
+            f"{WARMUP} of release {version} does not run ({type(error).__name__}: {_one_line(error)})",
+            AGAIN,
         ) from error
     _compare(version, model.vocabulary.size, (index, score), (got_index, got_score))
 
@@ -223,7 +249,9 @@ def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
     """Raises ModelRefused when a graph does not answer the warm-up as it did for the trainer."""
     (index, score), (got_index, got_score) = expected, got
     if got_index.shape != index.shape or got_score.shape != score.shape:
-        raise ModelRefused(f"{WARMUP} of release {version} has shape {index.shape}, not {got_index.shape}", AGAIN)
+        raise ModelRefused(
+            f"{WARMUP} of release {version} has shape {index.shape}, not {got_index.shape}", AGAIN
+        )
     if np.isnan(got_score).any() or not np.isfinite(got_score).any(axis=1).all():
         raise ModelRefused(f"{MODEL} of release {version} gives scores that are not numbers", AGAIN)
     shown = np.isfinite(got_score)
@@ -240,5 +268,6 @@ def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
     apart[:, 1:] &= apart[:, :-1]
     if not np.isfinite(worst) or worst > tolerance or (got_index != index)[apart].any():
         raise ModelRefused(
-            f"{MODEL} of release {version} answers the warm-up unlike the trainer's (scores {worst:.3g} apart)", AGAIN
+            f"{MODEL} of release {version} answers the warm-up unlike the trainer's (scores {worst:.3g} apart)",
+            AGAIN,
         )

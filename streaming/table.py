@@ -5,8 +5,18 @@ import socket
 from typing import Any
 
 from cassandra import ConsistencyLevel
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable, Session
-from cassandra.policies import DCAwareRoundRobinPolicy, ExponentialReconnectionPolicy, TokenAwarePolicy
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
+from cassandra.policies import (
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    TokenAwarePolicy,
+)
 
 from schemas.errors import ContractError, UnreachableError
 from schemas.recommendation import COLUMNS
@@ -24,7 +34,14 @@ EXPECTED: dict[str, dict[str, str]] = {
         **dict(
             zip(
                 COLUMNS,
-                ("frozen<list<text>>", "frozen<list<float>>", "text", "text", "timestamp", "timestamp"),
+                (
+                    "frozen<list<text>>",
+                    "frozen<list<float>>",
+                    "text",
+                    "text",
+                    "timestamp",
+                    "timestamp",
+                ),
                 strict=True,
             )
         ),
@@ -37,7 +54,9 @@ def connect(settings: CommonSettings) -> Session:
     """A session on the settings' Cassandra, whatever its keyspaces. Raises UnreachableError."""
     where = f"{','.join(settings.cassandra.hosts)}:{settings.cassandra.port}"
     profile = ExecutionProfile(
-        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.cassandra.datacenter)),
+        load_balancing_policy=TokenAwarePolicy(
+            DCAwareRoundRobinPolicy(settings.cassandra.datacenter)
+        ),
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         request_timeout=REQUEST_TIMEOUT_S,
     )
@@ -54,18 +73,23 @@ def connect(settings: CommonSettings) -> Session:
         return cluster.connect()
     except NoHostAvailable as error:
         cluster.shutdown()
-        raise UnreachableError(f"Cassandra at {where} does not answer", "start it, or correct cassandra.hosts") from error
+        raise UnreachableError(
+            f"Cassandra at {where} does not answer", "start it, or correct cassandra.hosts"
+        ) from error
 
 
 def check_tables(session: Session, keyspace: str) -> None:
     """Raises ContractError with the difference when a table is missing or unlike the schema."""
     found: Any = session.cluster.metadata.keyspaces.get(keyspace)
     if found is None:
-        raise ContractError(f"keyspace {keyspace} does not exist", "create it from schemas/recommendation.cql")
+        raise ContractError(
+            f"keyspace {keyspace} does not exist", "create it from schemas/recommendation.cql"
+        )
     for table, columns in EXPECTED.items():
         if table not in found.tables:
             raise ContractError(
-                f"table {keyspace}.{table} does not exist", "create it from schemas/recommendation.cql"
+                f"table {keyspace}.{table} does not exist",
+                "create it from schemas/recommendation.cql",
             )
         actual = {name: column.cql_type for name, column in found.tables[table].columns.items()}
         wrong = [

@@ -9,6 +9,7 @@ from schemas.item import Item, decode_item
 from schemas.release import ModelRelease, decode_release
 from schemas.settings import CommonSettings
 from schemas.topics import ITEMS, MODEL_RELEASES
+from streaming.registry import registry
 
 ANSWER_S = 5.0
 _BATCH = 1000
@@ -34,7 +35,9 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
         if found.error is not None:
             raise ContractError(f"topic {topic} does not exist on {bootstrap}", "create it")
         for partition in found.partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+            low, high = consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=ANSWER_S
+            )
             consumer.assign([TopicPartition(topic, partition, low)])
             position = low
             while position < high:
@@ -48,7 +51,8 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
                     position = high if error is not None else message.offset() + 1
     except KafkaException as error:
         raise UnreachableError(
-            f"Kafka at {bootstrap} does not answer ({error.args[0].str()})", "start it, or correct kafka.bootstrap"
+            f"Kafka at {bootstrap} does not answer ({error.args[0].str()})",
+            "start it, or correct kafka.bootstrap",
         ) from error
     finally:
         consumer.close()
@@ -57,8 +61,9 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
 def catalogue(settings: CommonSettings) -> dict[str, Item]:
     """The newest state of every item, by id."""
     items = {}
+    schema_by_id = registry(settings.kafka.schema_registry_url)
     for message in messages(settings, settings.topic(ITEMS)):
-        item = decode_item(message.value(), message.key())
+        item = decode_item(message.value(), message.key(), schema_by_id=schema_by_id)
         if isinstance(item, Item):
             items[item.item_id] = item
     return items
@@ -67,8 +72,9 @@ def catalogue(settings: CommonSettings) -> dict[str, Item]:
 def newest_release(settings: CommonSettings) -> ModelRelease | None:
     """The release announced last."""
     newest = None
+    schema_by_id = registry(settings.kafka.schema_registry_url)
     for message in messages(settings, settings.topic(MODEL_RELEASES)):
-        release = decode_release(message.value())
+        release = decode_release(message.value(), schema_by_id=schema_by_id)
         if isinstance(release, ModelRelease):
             newest = release
     return newest

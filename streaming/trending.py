@@ -85,7 +85,9 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
     def _list(self) -> Trending:
         self._expire()
         # Ties are broken by id, so that equal counts give one list everywhere.
-        best = heapq.nsmallest(KEPT_ITEMS, self._totals.items(), key=lambda entry: (-entry[1], entry[0]))
+        best = heapq.nsmallest(
+            KEPT_ITEMS, self._totals.items(), key=lambda entry: (-entry[1], entry[0])
+        )
         self._metrics.add(lists=1)
         self._metrics.set(items=len(self._totals))
         return Trending([item for item, _ in best], [count for _, count in best], self._newest)

@@ -17,12 +17,17 @@ from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedS
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from schemas.errors import UnreachableError
-from schemas.recommendation import SOURCE_TRENDING, TRENDING_SCOPE, delete_statement, insert_statement
-from streaming.table import check_tables, connect
+from schemas.recommendation import (
+    SOURCE_TRENDING,
+    TRENDING_SCOPE,
+    delete_statement,
+    insert_statement,
+)
 from streaming.config import Settings
 from streaming.metrics import Freshness, Metrics
 from streaming.rank import Fallback
 from streaming.score import Rows
+from streaming.table import check_tables, connect
 from streaming.trending import Trending
 
 log = logging.getLogger("write")
@@ -46,7 +51,9 @@ class Writer:
         check_tables(self._session, settings.keyspace)
         self._keyspace = settings.keyspace
         prepare = self._session.prepare
-        self._insert = {t: prepare(insert_statement(self._keyspace, t)) for t in ("recommendations", "trending")}
+        self._insert = {
+            t: prepare(insert_statement(self._keyspace, t)) for t in ("recommendations", "trending")
+        }
         self._delete = prepare(delete_statement(self._keyspace))
         self._ttl = int32_pack(settings.streaming.row_ttl_days * DAY_S)
         self.batches = 0
@@ -55,9 +62,13 @@ class Writer:
         """Close the connections."""
         self._session.cluster.shutdown()
 
-    def row(self, table: str, key: str, columns: Sequence[bytes], write_time_us: int) -> BoundStatement:
+    def row(
+        self, table: str, key: str, columns: Sequence[bytes], write_time_us: int
+    ) -> BoundStatement:
         """An insert whose values are in wire form already: key, COLUMNS, ttl, write time."""
-        return _bound(self._insert[table], [key.encode(), *columns, self._ttl, int64_pack(write_time_us)], 0)
+        return _bound(
+            self._insert[table], [key.encode(), *columns, self._ttl, int64_pack(write_time_us)], 0
+        )
 
     def delete(self, user_id: str, write_time_us: int) -> BoundStatement:
         """A delete of a user's row."""
@@ -73,12 +84,15 @@ class Writer:
                 try:
                     future.result()
                     self.batches += 1
-                except Exception as error:  # timeouts, lost connections, overload: all are tried again
+                except (
+                    Exception
+                ) as error:  # timeouts, lost connections, overload: all are tried again
                     failed.append(batch)
                     reason = f"{type(error).__name__}: {error}"
             if failed and time.monotonic() > deadline:
                 raise UnreachableError(
-                    f"Cassandra takes no rows ({reason})", "see that it runs; the job goes on from its checkpoint"
+                    f"Cassandra takes no rows ({reason})",
+                    "see that it runs; the job goes on from its checkpoint",
                 )
             if failed:
                 log.warning("write: %d batches not taken (%s), trying again", len(failed), reason)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-
 from typing import Any
 
 from cassandra import DriverException
@@ -31,7 +30,7 @@ JOB = REPOSITORY / "streaming" / "job.py"
 # A job that is right but slow on a busy machine still passes; one that is stuck does not.
 PATIENCE_S = 90.0
 SCORE_TOLERANCE = 1e-3
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - the driver's times are naive and UTC
+_EPOCH = datetime(1970, 1, 1)
 
 
 @dataclass
@@ -54,11 +53,15 @@ class RunningJob:
         self.namespace = namespace
         self._env = {"FRESHREC_NAMESPACE": namespace, **(env or {})}
         common = stack.settings
-        self.settings = CommonSettings(namespace=namespace, kafka=common.kafka, cassandra=common.cassandra)
+        self.settings = CommonSettings(
+            namespace=namespace, kafka=common.kafka, cassandra=common.cassandra
+        )
         create_topics(self.settings, click_partitions=2)
         create_tables(self.settings)
         self.session = connect(self.settings)
-        self.producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1})
+        self.producer = Producer(
+            {"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1}
+        )
 
     def start(self) -> None:
         """Start the job from nothing."""
@@ -78,7 +81,9 @@ class RunningJob:
 
     # ── what producers do ────────────────────────────────────────────────────────────────────────
 
-    def send(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1) -> tuple[int, int]:
+    def send(
+        self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1
+    ) -> tuple[int, int]:
         """Produce one record; returns partition and offset."""
         placed: list[tuple[int, int]] = []
         extra: dict[str, Any] = {"partition": partition} if partition >= 0 else {}
@@ -86,7 +91,9 @@ class RunningJob:
             self.settings.topic(topic),
             value,
             key,
-            on_delivery=lambda error, m: placed.append((m.partition(), m.offset())) if error is None else None,
+            on_delivery=lambda error, m: (
+                placed.append((m.partition(), m.offset())) if error is None else None
+            ),
             **extra,
         )
         self.producer.flush(30)
@@ -96,7 +103,9 @@ class RunningJob:
         """Produce clicks in order, as fast as they go or at a steady rate; returns when all are acknowledged."""
         started = time.monotonic()
         for number, click in enumerate(clicks):
-            self.producer.produce(self.settings.topic(CLICKS), encode_click(click), click.user_id.encode())
+            self.producer.produce(
+                self.settings.topic(CLICKS), encode_click(click), click.user_id.encode()
+            )
             self.producer.poll(0)
             if per_second:
                 time.sleep(max(0.0, started + number / per_second - time.monotonic()))
@@ -127,7 +136,10 @@ class RunningJob:
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters so far."""
-        found = [decode_dead_letter(m.value()) for m in messages(self.settings, self.settings.topic(DEAD_LETTERS))]
+        found = [
+            decode_dead_letter(m.value())
+            for m in messages(self.settings, self.settings.topic(DEAD_LETTERS))
+        ]
         assert all(isinstance(letter, DeadLetter) for letter in found), found
         return [letter for letter in found if isinstance(letter, DeadLetter)]
 
@@ -142,14 +154,21 @@ class RunningJob:
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────
 
-    def eventually(self, promise: str, holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    def eventually(
+        self, promise: str, holds: Callable[[], bool], patience_s: float = PATIENCE_S
+    ) -> None:
         """Wait until `holds()`; fail with the promise when it does not in time."""
         deadline = time.monotonic() + patience_s
         while not holds():
             assert time.monotonic() < deadline, f"not within {patience_s:.0f} s: {promise}"
             time.sleep(0.2)
 
-    def agree(self, oracle: Oracle, release: tuple[Sequence[str], Sequence[str], str], users: Iterable[str] = ()) -> None:
+    def agree(
+        self,
+        oracle: Oracle,
+        release: tuple[Sequence[str], Sequence[str], str],
+        users: Iterable[str] = (),
+    ) -> None:
         """Wait until the row of every user is what the oracle says under the release (item ids, favourites, version)."""
         item_ids, favourites, version = release
         waiting = list(users) or list(oracle.events)
@@ -161,17 +180,24 @@ class RunningJob:
                 expected = oracle.row(user, item_ids, favourites)
                 try:
                     wrong = self._difference(self.row(user), expected, version)
-                except (DriverException, NoHostAvailable) as error:  # Cassandra is down, or the driver has not noticed its return
+                except (
+                    DriverException,
+                    NoHostAvailable,
+                ) as error:  # Cassandra is down, or the driver has not noticed its return
                     wrong = str(error)
                 if wrong:
                     trouble[user] = wrong
             waiting = list(trouble)
-            assert not waiting or time.monotonic() < deadline, f"{len(trouble)} users differ: {dict(list(trouble.items())[:3])}"
+            assert not waiting or time.monotonic() < deadline, (
+                f"{len(trouble)} users differ: {dict(list(trouble.items())[:3])}"
+            )
             if waiting:
                 time.sleep(0.3)
 
     @staticmethod
-    def _difference(row: Row | None, expected: tuple[list[str], list[float], int], version: str) -> str:
+    def _difference(
+        row: Row | None, expected: tuple[list[str], list[float], int], version: str
+    ) -> str:
         items, scores, event_time = expected
         if row is None:
             return "no row"
@@ -194,5 +220,10 @@ class RunningJob:
             return None
         ms = round((found.event_time - _EPOCH).total_seconds() * 1000)
         return Row(
-            found.item_ids or [], found.scores or [], found.source, found.model_version, ms, found.written
+            found.item_ids or [],
+            found.scores or [],
+            found.source,
+            found.model_version,
+            ms,
+            found.written,
         )

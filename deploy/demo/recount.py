@@ -14,6 +14,7 @@ from schemas.release import ModelRelease, decode_release
 from schemas.topics import CLICKS, MODEL_RELEASES
 from schemas.user_state import States, apply_events, empty_states
 from streaming.config import Settings
+from streaming.look import FAR_AHEAD_MS
 from streaming.model_slot import BATCH_SIZES, Model, load
 from streaming.table import connect
 from streaming.topic import messages
@@ -88,7 +89,7 @@ def _states(settings: Settings) -> tuple[dict[str, int], States]:
 
     def add(states: States) -> States:
         clicks: Clicks
-        clicks, _ = decode_clicks([v for v, _ in batch], [k for _, k in batch], 1 << 60)
+        clicks, _ = decode_clicks([v for v, _ in batch], [k for _, k in batch], FAR_AHEAD_MS)
         index = np.array([users.setdefault(user, len(users)) for user in clicks.user_ids], np.int64)
         states = np.concatenate((states, empty_states(len(users) - len(states))))
         touched, inverse = np.unique(index, return_inverse=True)

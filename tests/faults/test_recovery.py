@@ -23,7 +23,9 @@ PER_SECOND = 150
 
 
 @pytest.fixture(scope="module")
-def job(start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
+def job(
+    start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory
+) -> RunningJob:
     """A job that serves FIRST, with a supervisor that brings back what dies."""
     job = start_job()
     job.publish(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))
@@ -118,7 +120,13 @@ def test_events_sent_while_the_job_is_down_are_all_taken_up(job: RunningJob) -> 
     job.stack.supervisor.stop()
     job.stack.stop_flink()
     while_down = [
-        Click(f"later-{click.event_id}", click.user_id, click.item_id, click.event_time + 1, click.action)
+        Click(
+            f"later-{click.event_id}",
+            click.user_id,
+            click.item_id,
+            click.event_time + 1,
+            click.action,
+        )
         for click in before
     ]
     for click in while_down:
