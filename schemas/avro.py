@@ -88,9 +88,7 @@ def encode(record: str, fields: Mapping[str, Any]) -> bytes:
     schemas = published(record)
     out = BytesIO()
     out.write(schemas.header)
-    fastavro.schemaless_writer(
-        out, _parsed(record, schemas.header[2:]), dict(fields), strict_allow_default=True
-    )
+    fastavro.schemaless_writer(out, _parsed(record, schemas.header[2:]), dict(fields), strict_allow_default=True)
     return out.getvalue()
 
 
@@ -126,15 +124,11 @@ def writer_schema(
     if not value:
         return BadRecord(position, "empty", "no value")
     if len(value) > MAX_VALUE_BYTES:
-        return BadRecord(
-            position, "oversized", f"{len(value)} bytes; the limit is {MAX_VALUE_BYTES}"
-        )
+        return BadRecord(position, "oversized", f"{len(value)} bytes; the limit is {MAX_VALUE_BYTES}")
     if value[:2] == SINGLE_OBJECT and len(value) >= HEADER_BYTES:
         schema = published(record).by_fingerprint.get(value[2:HEADER_BYTES])
         if schema is None:
-            return BadRecord(
-                position, "unknown-schema", f"fingerprint {value[2:HEADER_BYTES].hex()}"
-            )
+            return BadRecord(position, "unknown-schema", f"fingerprint {value[2:HEADER_BYTES].hex()}")
         return schema, HEADER_BYTES
     if value[:1] == CONFLUENT and len(value) >= CONFLUENT_HEADER_BYTES and schema_by_id is not None:
         schema_id = int.from_bytes(value[1:CONFLUENT_HEADER_BYTES], "big")
@@ -142,9 +136,7 @@ def writer_schema(
         if schema is None:
             return BadRecord(position, "unknown-schema", f"schema registry id {schema_id}")
         return without_logical_types(schema), CONFLUENT_HEADER_BYTES
-    return BadRecord(
-        position, "unknown-framing", f"starts with {value[:4].hex(' ')}; expected c3 01"
-    )
+    return BadRecord(position, "unknown-framing", f"starts with {value[:4].hex(' ')}; expected c3 01")
 
 
 @cache

@@ -1,7 +1,7 @@
 """A click: one action of one user on one item, alone or as the columns of a micro-batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ DEFAULT_ACTION = "CLICK"
 EARLIEST_MS = 946_684_800_000
 # A producer's clock may run this far ahead before its events are refused.
 MAX_AHEAD_MS = 5 * 60 * 1000
+_EMPTY = np.frombuffer(PADDING, np.uint8)
 _ID_FIELDS = ("event_id", "user_id", "item_id")
 
 
@@ -92,7 +93,7 @@ class Clicks:
 
     def texts(self, spans: Spans, rows: NDArray[np.int64]) -> list[str]:
         """The strings of `spans` in the given rows."""
-        raw = memoryview(self.buffer)
+        raw = self.buffer.data
         starts = spans.start[rows].tolist()
         ends = (spans.start[rows] + spans.length[rows]).tolist()
         return [str(raw[a:b], "utf-8") for a, b in zip(starts, ends, strict=True)]
@@ -100,9 +101,16 @@ class Clicks:
     def select(self, rows: NDArray[Any]) -> "Clicks":
         """The records at `rows` (indices or a mask), in that order."""
         return Clicks(
-            self.buffer,
-            *(Spans(s.start[rows], s.length[rows]) for s in (self.user, self.item, self.event)),
-            *(getattr(self, f.name)[rows] for f in fields(self)[4:]),
+            buffer=self.buffer,
+            user=self.user.at(rows),
+            item=self.item.at(rows),
+            event=self.event.at(rows),
+            event_time=self.event_time[rows],
+            action=self.action[rows],
+            user_hash=self.user_hash[rows],
+            item_hash=self.item_hash[rows],
+            event_hash=self.event_hash[rows],
+            positions=self.positions[rows],
         )
 
 
@@ -112,7 +120,7 @@ def decode_clicks(
     now_ms: int,
     schema_by_id: SchemaById | None = None,
 ) -> tuple[Clicks, list[BadRecord]]:
-    """Decode a batch of Kafka values: every record becomes a row of the columns or a BadRecord. Raises only what schema_by_id raises.
+    """Decode a batch of Kafka values: every record becomes a row or a BadRecord. Raises only what schema_by_id raises.
 
     keys: the Kafka keys, which must equal user_id. now_ms: wall clock, to refuse times too far ahead.
     """
@@ -121,9 +129,7 @@ def decode_clicks(
     # Nearly always one producer version: one look-up of its header serves the whole batch.
     known: dict[bytes, tuple[Schema, int]] = {}
     for position, value in enumerate(values):
-        head = (
-            b"" if value is None or len(value) > MAX_VALUE_BYTES else value[: _header_bytes(value)]
-        )
+        head = b"" if value is None or len(value) > MAX_VALUE_BYTES else value[: _header_bytes(value)]
         found = known.get(head)
         if found is None:
             looked_up = writer_schema("click_event", value, position, schema_by_id)
@@ -164,22 +170,16 @@ def _decode_group(
     action = _action_codes(columns, len(positions))
     checks = _Checks(len(positions))
     names = [f["name"] for f in schema["fields"]] + ["the end"]
-    checks.refuse(
-        columns.failed, "malformed", lambda i: f"breaks at {names[columns.failed_field[i]]}"
-    )
+    checks.refuse(columns.failed, "malformed", lambda i: f"breaks at {names[columns.failed_field[i]]}")
     for name, span in zip(_ID_FIELDS, spans, strict=True):
         _check_id(checks, columns.buffer, name, span)
-    user_hash = hash_spans(
-        columns.buffer, spans[1].start, np.where(checks.good, spans[1].length, 0)
-    )
+    user_hash = hash_spans(columns.buffer, spans[1].start, np.where(checks.good, spans[1].length, 0))
     checks.refuse(
         user_hash != _key_hashes([keys[p] for p in positions]),
         "wrong-key",
         lambda i: f"key {keys[positions[i]]!r} is not user_id"[:200],
     )
-    checks.refuse(
-        event_time < EARLIEST_MS, "too-old", lambda i: f"event_time {event_time[i]} is before 2000"
-    )
+    checks.refuse(event_time < EARLIEST_MS, "too-old", lambda i: f"event_time {event_time[i]} is before 2000")
     checks.refuse(
         event_time > now_ms + MAX_AHEAD_MS,
         "future",
@@ -187,9 +187,7 @@ def _decode_group(
     )
     _check_numbers(checks, columns)
     good = np.flatnonzero(checks.good)
-    user, item, event = (
-        Spans(s.start[good], s.length[good]) for s in (spans[1], spans[2], spans[0])
-    )
+    event, user, item = (span.at(good) for span in spans)
     clicks = Clicks(
         columns.buffer,
         user,
@@ -254,7 +252,8 @@ def _action_codes(columns: Columns, count: int) -> NDArray[np.uint8]:
         return np.full(count, default, np.uint8)
     symbols = columns.symbols["action"]
     ours = np.array([ACTIONS.index(s) if s in ACTIONS else default for s in symbols], np.uint8)
-    return ours[np.clip(columns.numbers["action"], 0, len(symbols) - 1)]
+    codes: NDArray[np.uint8] = ours[np.clip(columns.numbers["action"], 0, len(symbols) - 1)]
+    return codes
 
 
 def _key_hashes(keys: list[bytes | None]) -> NDArray[np.uint64]:
@@ -268,30 +267,28 @@ def _joined(parts: list[Clicks]) -> Clicks:
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        none, empty = np.zeros(0, np.int64), np.zeros(0, np.uint64)
-        spans = [Spans(none, none) for _ in range(3)]
-        return Clicks(
-            np.frombuffer(PADDING, np.uint8),
-            *spans,
-            none,
-            none.astype(np.uint8),
-            empty,
-            empty,
-            empty,
-            none,
+        none, no_hash = np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        spans, no_action = Spans(none, none), np.zeros(0, np.uint8)
+        return Clicks(_EMPTY, spans, spans, spans, none, no_action, no_hash, no_hash, no_hash, none)
+    shifts = np.cumsum([0] + [len(part.buffer) for part in parts[:-1]])
+
+    def spans_of(name: str) -> Spans:
+        columns = [(getattr(part, name), shift) for part, shift in zip(parts, shifts, strict=True)]
+        return Spans(
+            np.concatenate([column.start + shift for column, shift in columns]),
+            np.concatenate([column.length for column, _ in columns]),
         )
-    shifts = np.cumsum([0] + [len(part.buffer) for part in parts])
+
     joined = Clicks(
-        np.concatenate([part.buffer for part in parts]),
-        *(
-            Spans(
-                np.concatenate(
-                    [getattr(p, n).start + s for p, s in zip(parts, shifts, strict=False)]
-                ),
-                np.concatenate([getattr(p, n).length for p in parts]),
-            )
-            for n in ("user", "item", "event")
-        ),
-        *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Clicks)[4:]),
+        buffer=np.concatenate([part.buffer for part in parts]),
+        user=spans_of("user"),
+        item=spans_of("item"),
+        event=spans_of("event"),
+        event_time=np.concatenate([part.event_time for part in parts]),
+        action=np.concatenate([part.action for part in parts]),
+        user_hash=np.concatenate([part.user_hash for part in parts]),
+        item_hash=np.concatenate([part.item_hash for part in parts]),
+        event_hash=np.concatenate([part.event_hash for part in parts]),
+        positions=np.concatenate([part.positions for part in parts]),
     )
     return joined.select(np.argsort(joined.positions))

@@ -33,6 +33,10 @@ class Spans:
     start: Ints
     length: Ints
 
+    def at(self, rows: NDArray[Any]) -> "Spans":
+        """The spans of some rows (indices or a mask)."""
+        return Spans(self.start[rows], self.length[rows])
+
 
 @dataclass
 class Columns:
@@ -108,9 +112,7 @@ def decode_columns(values: Sequence[bytes], body_start: int, schema: Schema) -> 
     end = np.cumsum(lengths)
     cursor = _Cursor(buffer, end - lengths + body_start, end)
     fields = schema["fields"]
-    out = Columns(
-        buffer, np.zeros(len(values), np.bool_), np.full(len(values), -1, np.int64), {}, {}, {}, {}
-    )
+    out = Columns(buffer, np.zeros(len(values), np.bool_), np.full(len(values), -1, np.int64), {}, {}, {}, {})
     for index, field in enumerate(fields):
         _read(cursor, field["type"], np.ones(len(values), np.bool_), field["name"], out)
         out.failed_field[~cursor.sound & (out.failed_field < 0)] = index
@@ -162,14 +164,10 @@ def _keep(out: Columns, name: str | None, rows: Bools, number: NDArray[Any]) -> 
         out.present[name] = rows
 
 
-def _read_union(
-    cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None, out: Columns
-) -> None:
+def _read_union(cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None, out: Columns) -> None:
     branches = [kind for kind in kinds if kind != "null"]
     if len(branches) != 1:
-        raise ValueError(
-            f"only unions of null and one type are used by the project's records, not {kinds}"
-        )
+        raise ValueError(f"only unions of null and one type are used by the project's records, not {kinds}")
     branch = cursor.varint(rows)
     cursor.fail(rows & ((branch < 0) | (branch >= len(kinds))))
     chosen = rows & cursor.sound & (branch == kinds.index(branches[0]))

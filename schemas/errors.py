@@ -43,7 +43,7 @@ class UnreachableError(FreshrecError):
     exit_code = 4
 
 
-class ModelRefused(FreshrecError):
+class ModelRefused(FreshrecError):  # noqa: N818 (a refusal is the expected answer to a bad release)
     """A release does not hold what it promises."""
 
     exit_code = 5

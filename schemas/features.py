@@ -17,7 +17,8 @@ from schemas.user_state import WINDOWS, States, window_counts
 GAP_BUCKETS = 33
 # A pause longer than this ends a session.
 SESSION_PAUSE_MS = 30 * 60 * 1000
-COUNTER_NAMES = tuple(f"{w.name}_{a.lower()}" for w in WINDOWS for a in ACTIONS) + (
+COUNTER_NAMES = (
+    *(f"{w.name}_{a.lower()}" for w in WINDOWS for a in ACTIONS),
     "history_events",
     "session_events",
     "session_seconds",
@@ -45,9 +46,7 @@ class Vocabulary:
         return np.where(self._hashes[place] == item_hash, self._index[place], 0)
 
 
-def history_inputs(
-    item_index: NDArray[np.int64], action: NDArray[np.uint8], event_time: NDArray[np.int64]
-) -> Inputs:
+def history_inputs(item_index: NDArray[np.int64], action: NDArray[np.uint8], event_time: NDArray[np.int64]) -> Inputs:
     """Inputs of B histories, right-aligned, oldest to newest; event_time 0 marks an empty place.
 
     item_index: int64[B, L]. action: uint8[B, L], index into ACTIONS. event_time: int64[B, L], ms.
@@ -69,9 +68,7 @@ def history_inputs(
 
 def model_inputs(states: States, vocabulary: Vocabulary) -> Inputs:
     """Everything a model may ask for, of B users: `history_inputs` and counters float32[B, C]."""
-    inputs = history_inputs(
-        vocabulary.index_of(states["item"]), states["action"], states["event_time"]
-    )
+    inputs = history_inputs(vocabulary.index_of(states["item"]), states["action"], states["event_time"])
     inputs["counters"] = counters(states)
     return inputs
 

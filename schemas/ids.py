@@ -42,9 +42,7 @@ def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:
     return hash_spans(buffer, np.cumsum(lengths) - lengths, lengths)
 
 
-def hash_spans(
-    buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
-) -> NDArray[np.uint64]:
+def hash_spans(buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Hash the byte spans `buffer[start:start+length]`; the buffer ends with PADDING.
 
     start, length: int64[N], in bytes. Returns uint64[N], never 0.

@@ -109,15 +109,11 @@ def check_file(manifest: Manifest, name: str, content: bytes) -> None:
     """Raises ModelRefused when a file is not the one the manifest was made for."""
     expected = manifest.files.get(name)
     if expected is None:
-        raise ModelRefused(
-            f"the manifest of {manifest.version} has no {name}", "publish the release again"
-        )
+        raise ModelRefused(f"the manifest of {manifest.version} has no {name}", "publish the release again")
     if len(content) != expected.size:
         raise ModelRefused(
             f"{name} of release {manifest.version} has {len(content)} bytes, promised were {expected.size}",
             "publish the release again",
         )
     if digest_of(content) != expected:
-        raise ModelRefused(
-            f"{name} of release {manifest.version} has a wrong digest", "publish the release again"
-        )
+        raise ModelRefused(f"{name} of release {manifest.version} has a wrong digest", "publish the release again")

@@ -50,9 +50,7 @@ class CassandraSettings(Section):
 class CommonSettings(BaseSettings):
     """What the job and the trainer share. `namespace` prefixes every name, for a tenant of shared servers."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
     namespace: str = Field("", pattern=r"^([a-z][a-z0-9_]{0,30})?$")
     kafka: KafkaSettings = KafkaSettings()
     cassandra: CassandraSettings = CassandraSettings()
@@ -72,8 +70,8 @@ class CommonSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (the base class passes it)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
@@ -90,9 +88,7 @@ def config_file() -> Path:
 def load_settings(cls: type[S], **flags: Any) -> S:
     """Read the tree; flags that are None do not count. Raises ConfigError with key, place and nearest key."""
     if "FRESHREC_CONFIG" in os.environ and not config_file().is_file():
-        raise ConfigError(
-            f"FRESHREC_CONFIG names {config_file()}, which is no file", "correct it or unset it"
-        )
+        raise ConfigError(f"FRESHREC_CONFIG names {config_file()}, which is no file", "correct it or unset it")
     _refuse_unknown_environment(cls)
     try:
         return cls(**{key: value for key, value in flags.items() if value is not None})
@@ -126,8 +122,7 @@ def _refuse_unknown_environment(cls: type[CommonSettings]) -> None:
         open_section = any(
             key == f or key.startswith(f + ".")
             for f, field in cls.model_fields.items()
-            if field.annotation is not None
-            and re.match(r"dict\b", str(field.annotation).replace("<class '", ""))
+            if field.annotation is not None and re.match(r"dict\b", str(field.annotation).replace("<class '", ""))
         )
         if key not in known and not open_section:
             raise ConfigError(f"environment variable {name} is no setting", _nearest(cls, key))
@@ -139,6 +134,4 @@ def _explain(cls: type[CommonSettings], error: ValidationError) -> ConfigError:
     where = f"{config_file()}, the environment ({ENV_PREFIX}…) or a flag"
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{key} in {where} is no setting", _nearest(cls, key))
-    return ConfigError(
-        f"{key} = {first['input']!r} in {where}: {first['msg']}", "correct the value"
-    )
+    return ConfigError(f"{key} = {first['input']!r} in {where}: {first['msg']}", "correct the value")

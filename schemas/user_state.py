@@ -69,13 +69,9 @@ def empty_states(count: int) -> States:
 def load_states(records: Sequence[bytes | None]) -> States:
     """States[U] of U records as kept in Flink; None is a user without state. Raises ValueError on unknown layouts."""
     blank = empty_states(1).tobytes()
-    states = np.frombuffer(
-        bytearray(b"".join(r if r is not None else blank for r in records)), USER_STATE
-    )
+    states = np.frombuffer(bytearray(b"".join(r if r is not None else blank for r in records)), USER_STATE)
     if not (states["layout"] == LAYOUT).all():
-        raise ValueError(
-            f"state layouts {np.unique(states['layout']).tolist()}; this version reads {LAYOUT}"
-        )
+        raise ValueError(f"state layouts {np.unique(states['layout']).tolist()}; this version reads {LAYOUT}")
     return states
 
 
@@ -120,14 +116,10 @@ def _merge_rings(states: States, user_index: NDArray[np.int64], clicks: Clicks) 
 
     by_event = np.lexsort((event, user))  # stable: equal events keep their order of arrival
     again = np.zeros(len(user), np.bool_)
-    again[by_event[1:]] = (event[by_event[1:]] == event[by_event[:-1]]) & (
-        user[by_event[1:]] == user[by_event[:-1]]
-    )
+    again[by_event[1:]] = (event[by_event[1:]] == event[by_event[:-1]]) & (user[by_event[1:]] == user[by_event[:-1]])
 
     floor_time, floor_event = kept_time[user_index, 0], kept_event[user_index, 0]
-    older = (clicks.event_time < floor_time) | (
-        (clicks.event_time == floor_time) & (clicks.event_hash < floor_event)
-    )
+    older = (clicks.event_time < floor_time) | ((clicks.event_time == floor_time) & (clicks.event_hash < floor_event))
     duplicate = again[old:]
     late = full[user_index] & older & ~duplicate
 

@@ -67,12 +67,8 @@ def lookup(user: User) -> None:
         raise typer.Exit(1)
     age = time.time() - row.scored_at.replace(tzinfo=UTC).timestamp()
     console.print(f"[bold]{user}[/bold]: {tier}")
-    console.print(
-        f"source {row.source}, model {row.model_version or 'none'}, scored {_age(age)} ago"
-    )
-    console.print(
-        _ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings))
-    )
+    console.print(f"source {row.source}, model {row.model_version or 'none'}, scored {_age(age)} ago")
+    console.print(_ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings)))
 
 
 @app.command()
@@ -83,15 +79,9 @@ def inspect(user: User) -> None:
     events = Table("event time", "action", "item", "title", "gap", title=f"{user}: the last events")
     for place in np.flatnonzero(state["item"]).tolist():
         item_id = found.names[int(state["item"][place])]
-        known = (
-            ""
-            if found.model is None or found.inputs["item_index"][0, place]
-            else " (unknown to the model)"
-        )
+        known = "" if found.model is None or found.inputs["item_index"][0, place] else " (unknown to the model)"
         events.add_row(
-            datetime.fromtimestamp(state["event_time"][place] / 1000, UTC).strftime(
-                "%Y-%m-%d %H:%M:%S"
-            ),
+            datetime.fromtimestamp(state["event_time"][place] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
             ACTIONS[state["action"][place]],
             item_id + known,
             _title(found.items, item_id),

@@ -71,8 +71,10 @@ def micro_batches(
         SELECT shard, ROW(keys, contents, kinds, partitions, offsets, times) FROM (
             SELECT shard, window_start,
                    ARRAY_AGG(key_bytes) AS keys, ARRAY_AGG(value_bytes) AS contents, ARRAY_AGG(kind) AS kinds,
-                   ARRAY_AGG(`partition`) AS partitions, ARRAY_AGG(`offset`) AS offsets, ARRAY_AGG(produced) AS times
-            FROM TABLE(TUMBLE(TABLE {source}_sharded, DESCRIPTOR(arrived), INTERVAL '{window_ms / 1000:.3f}' SECOND(1, 3)))
+                   ARRAY_AGG(`partition`) AS partitions, ARRAY_AGG(`offset`) AS offsets,
+                   ARRAY_AGG(produced) AS times
+            FROM TABLE(TUMBLE(
+                TABLE {source}_sharded, DESCRIPTOR(arrived), INTERVAL '{window_ms / 1000:.3f}' SECOND(1, 3)))
             GROUP BY shard, window_start, window_end)""")
 
 
@@ -81,7 +83,7 @@ def records_of(row: Row) -> Records:
     return Records(*row._values)
 
 
-def balanced_keys(shards: int, largest_parallelism: int) -> list[int]:
+def balanced_keys(shards: int) -> list[int]:
     """`shards` small integers whose key groups deal evenly to every parallelism that divides into them.
 
     Flink hashes a key into a key group and gives each subtask a range of groups; keys taken in order would leave

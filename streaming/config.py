@@ -24,26 +24,20 @@ class StreamingSection(Section):
         le=1000,
         description="Events of a shard wait this long for each other: freshness against load.",
     )
-    row_ttl_days: int = Field(
-        90, ge=1, description="A row that no new event touches disappears after so long."
-    )
-    trending_hours: int = Field(
-        7 * 24, ge=1, description="Popularity is counted over so many hours of event time."
-    )
+    row_ttl_days: int = Field(90, ge=1, description="A row that no new event touches disappears after so long.")
+    trending_hours: int = Field(7 * 24, ge=1, description="Popularity is counted over so many hours of event time.")
     providers: list[str] = Field(
         ["CUDAExecutionProvider", "CPUExecutionProvider"],
         description="ONNX Runtime providers, the first that works.",
     )
-    scorer_threads: int = Field(
-        0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks."
-    )
+    scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
 
 
 class Settings(CommonSettings):
     """The tree as the job sees it; the trainer's section is the trainer's to check."""
 
     streaming: StreamingSection = StreamingSection()
-    trainer: dict[str, Any] = {}
+    trainer: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def event_topics(self) -> list[str]:
@@ -72,5 +66,5 @@ class Settings(CommonSettings):
             f"config: kafka {self.kafka.bootstrap}, cassandra {','.join(self.cassandra.hosts)}:{self.cassandra.port}",
             f"config: events {', '.join(self.event_topics)}; control {', '.join(self.control_topics)}",
             f"config: keyspace {self.keyspace}, rows live {s.row_ttl_days} days",
-            f"config: parallelism {s.parallelism} of at most {s.largest_parallelism} (= shards), window {s.window_ms} ms",
+            f"config: parallelism {s.parallelism} of at most {s.largest_parallelism}, window {s.window_ms} ms",
         ]

@@ -44,9 +44,7 @@ class Control(KeyedProcessFunction):  # type: ignore[misc]
         """Called by Flink in the task's thread."""
         self._version = job_version()
         self._registry = registry(self._registry_url)
-        self._metrics = Metrics(runtime_context, "control").declare(
-            ["releases", "items", "dead_letters"]
-        )
+        self._metrics = Metrics(runtime_context, "control").declare(["releases", "items", "dead_letters"])
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
         """One micro-batch of messages in; `Availability` and `Announced` out, dead letters beside them."""

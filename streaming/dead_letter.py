@@ -35,9 +35,7 @@ def letters(
     for record in bad:
         p = record.position
         where = (topics[records.kinds[p]], records.partitions[p], records.offsets[p])
-        letter = bury(
-            records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version
-        )
+        letter = bury(records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version)
         yield DEAD_LETTERS, Row(records.keys[p] or b"", encode_dead_letter(letter))
 
 

@@ -75,7 +75,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
                 "decode_us",
                 "state_us",
                 "update_us",
-            ],  # fmt: skip
+            ],
             values=["batch_size"],
         )
 
@@ -109,9 +109,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         if updated.user_ids or updated.erased:
             yield updated
 
-    def _decode(
-        self, records: Records, now_ms: int
-    ) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
+    def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
         """Clicks, the place of each user's last erasure, and bad records."""
         if not any(records.kinds):
             clicks, bad = decode_clicks(records.values, records.keys, now_ms, self._registry)
@@ -125,9 +123,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         erasures: dict[str, int] = {}
         for place, kind in enumerate(records.kinds):
             if kind == ERASURE:
-                user = decode_erasure(
-                    records.values[place], records.keys[place], place, self._registry
-                )
+                user = decode_erasure(records.values[place], records.keys[place], place, self._registry)
                 if isinstance(user, BadRecord):
                     bad.append(user)
                 else:
@@ -144,9 +140,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             self._users.remove(user)
         return erased
 
-    def _update(
-        self, clicks: Clicks, records: Records, erased: dict[str, int], now_us: int
-    ) -> tuple[Updated, Clicks]:
+    def _update(self, clicks: Clicks, records: Records, erased: dict[str, int], now_us: int) -> tuple[Updated, Clicks]:
         """Read, update and write the states of these clicks' users; returns also the clicks that were new."""
         started = time.perf_counter()
         _, first, user_index = np.unique(clicks.user_hash, return_index=True, return_inverse=True)

@@ -31,9 +31,7 @@ def batches(
     while transformation is not None:
         planned = transformation.getName().split("[")[0]
         seen_batch |= planned == "WindowAggregate"
-        name = {"Calc": "read_shard" if seen_batch else "batch_row"}.get(
-            planned, _PLANNED.get(planned)
-        )
+        name = {"Calc": "read_shard" if seen_batch else "batch_row"}.get(planned, _PLANNED.get(planned))
         if planned == source:
             name = "read"
         if name is not None:

@@ -37,7 +37,7 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
 
     read.declare(tables, read.EVENTS, kafka, settings.event_topics, group)
     read.declare(tables, read.CONTROL, kafka, settings.control_topics, f"{group}-control")
-    shards = batch.balanced_keys(dials.largest_parallelism, dials.largest_parallelism)
+    shards = batch.balanced_keys(dials.largest_parallelism)
     events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms)
     messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], CONTROL_WINDOW_MS)
 
@@ -69,14 +69,10 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         parallelism=1,
     )
     shared = control.union(trending).broadcast(SHARED)
-    scored = named(
-        features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score"
-    )
+    scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
     named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write")
 
-    letters = [
-        stream.get_side_output(dead_letter.DEAD_LETTERS) for stream in (features, control, scored)
-    ]
+    letters = [stream.get_side_output(dead_letter.DEAD_LETTERS) for stream in (features, control, scored)]
     sink = dead_letter.declare_sink(tables, kafka, settings.dead_letter_topic)
     statements = tables.create_statement_set()
     statements.add_insert(sink, tables.from_data_stream(letters[0].union(*letters[1:])))

@@ -42,19 +42,14 @@ def look_at(settings: Settings, user_id: str) -> Inspection:
     schema_by_id = registry(settings.kafka.schema_registry_url)
     forgotten_ms = -1
     for message in messages(settings, settings.topic(ERASURES)):
-        if (
-            message.key() == key
-            and decode_erasure(message.value(), key, schema_by_id=schema_by_id) == user_id
-        ):
+        if message.key() == key and decode_erasure(message.value(), key, schema_by_id=schema_by_id) == user_id:
             forgotten_ms = max(forgotten_ms, message.timestamp()[1])
     own = [
         message
         for message in messages(settings, settings.topic(CLICKS))
         if message.key() == key and message.timestamp()[1] > forgotten_ms
     ]
-    clicks, _ = decode_clicks(
-        [m.value() for m in own], [key] * len(own), FAR_AHEAD_MS, schema_by_id
-    )
+    clicks, _ = decode_clicks([m.value() for m in own], [key] * len(own), FAR_AHEAD_MS, schema_by_id)
     state = empty_states(1)
     apply_events(state, np.zeros(len(clicks), np.int64), clicks)
     names = dict(zip(clicks.item_hash.tolist(), clicks.item_ids, strict=True))

@@ -5,6 +5,7 @@ Names begin with the operator's word: features_events, score_users, write_rows, 
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,8 @@ class Metrics:
     def __init__(self, context: RuntimeContext, prefix: str) -> None:
         self._group = context.get_metrics_group()
         self._prefix = prefix
-        self._counters = {}
-        self._values = {}
+        self._counters: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
 
     def declare(self, counters: Sequence[str], values: Sequence[str] = ()) -> "Metrics":
         """Register counters, and values of which the last one counts, so that they show before the first event."""
@@ -79,10 +80,6 @@ def percentile(counts: Sequence[int], share: float) -> float:
     below, lower = 0, 0.0
     for count, upper in zip(counts, (*FRESHNESS_MS, float("inf")), strict=True):
         if count and below + count >= share * total:
-            return (
-                upper
-                if upper == float("inf")
-                else lower + (upper - lower) * (share * total - below) / count
-            )
+            return upper if upper == float("inf") else lower + (upper - lower) * (share * total - below) / count
         below, lower = below + count, upper
     return float("inf")

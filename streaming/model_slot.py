@@ -61,21 +61,17 @@ class Model:
     provider: str
     seconds: float
 
-    def run(
-        self, inputs: Inputs, available: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def run(self, inputs: Inputs, available: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top items of B users: index int64[B, K], score float32[B, K], best first. B at most BATCH_SIZES[-1]."""
         count = len(inputs["item_index"])
         padded = next(size for size in BATCH_SIZES if size >= count)
-        feeds: Inputs = {}
+        feeds: dict[str, NDArray[Any]] = {}
         for name in self.manifest.inputs:
             if name == "available":
                 feeds[name] = available
             else:
                 rows = inputs[name]
-                feeds[name] = np.concatenate(
-                    (rows, np.zeros((padded - count, *rows.shape[1:]), rows.dtype))
-                )
+                feeds[name] = np.pad(rows, ((0, padded - count), (0, 0)))
         index, score = self.session.run([OUTPUT_INDEX, OUTPUT_SCORE], feeds)
         return index[:count], score[:count]
 
@@ -149,9 +145,7 @@ def load(release: ModelRelease, providers: Sequence[str], threads: int) -> Model
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""
     parts[1:] = [struct.pack(">i", len(raw)) + raw for raw in (item.encode() for item in item_ids)]
-    model = Model(
-        release, manifest, Vocabulary(item_ids), parts, session, session.get_providers()[0], 0.0
-    )
+    model = Model(release, manifest, Vocabulary(item_ids), parts, session, session.get_providers()[0], 0.0)
     _warm_up(model, files[WARMUP])
     model.seconds = time.perf_counter() - started
     return model
@@ -190,9 +184,7 @@ def _item_ids(content: bytes, manifest: Manifest) -> list[str]:
             AGAIN,
         )
     if not all(item_ids) or len(set(item_ids)) != len(item_ids):
-        raise ModelRefused(
-            f"{ITEMS} of release {manifest.version} has empty or repeated lines", AGAIN
-        )
+        raise ModelRefused(f"{ITEMS} of release {manifest.version} has empty or repeated lines", AGAIN)
     return item_ids
 
 
@@ -208,9 +200,7 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
     onnxruntime.set_default_logger_severity(3)
     usable = [name for name in providers if name in onnxruntime.get_available_providers()]
     try:
-        return onnxruntime.InferenceSession(
-            graph, options, providers=usable or ["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(graph, options, providers=usable or ["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over
         raise ModelRefused(
             f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {_one_line(error)})",
@@ -232,12 +222,8 @@ def _warm_up(model: Model, content: bytes) -> None:
             model.run({name: values[rows] for name, values in inputs.items()}, available)
         rows = np.arange(min(len(index), BATCH_SIZES[-1]))
         index, score = index[rows], score[rows]
-        got_index, got_score = model.run(
-            {name: values[rows] for name, values in inputs.items()}, available
-        )
-    except (
-        Exception
-    ) as error:  # a damaged archive, arrays that do not fit the graph, a graph that does not run
+        got_index, got_score = model.run({name: values[rows] for name, values in inputs.items()}, available)
+    except Exception as error:  # a damaged archive, arrays that do not fit the graph, a graph that does not run
         raise ModelRefused(
             f"{WARMUP} of release {version} does not run ({type(error).__name__}: {_one_line(error)})",
             AGAIN,
@@ -249,9 +235,7 @@ def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
     """Raises ModelRefused when a graph does not answer the warm-up as it did for the trainer."""
     (index, score), (got_index, got_score) = expected, got
     if got_index.shape != index.shape or got_score.shape != score.shape:
-        raise ModelRefused(
-            f"{WARMUP} of release {version} has shape {index.shape}, not {got_index.shape}", AGAIN
-        )
+        raise ModelRefused(f"{WARMUP} of release {version} has shape {index.shape}, not {got_index.shape}", AGAIN)
     if np.isnan(got_score).any() or not np.isfinite(got_score).any(axis=1).all():
         raise ModelRefused(f"{MODEL} of release {version} gives scores that are not numbers", AGAIN)
     shown = np.isfinite(got_score)

@@ -51,9 +51,7 @@ class Fallback:
         return item_ids, scores
 
 
-def rank(
-    model: Model | None, available: NDArray[np.bool_], fallback: Fallback, states: States
-) -> Lists:
+def rank(model: Model | None, available: NDArray[np.bool_], fallback: Fallback, states: States) -> Lists:
     """Lists for U users with these states. available: bool[V + 1], by the model's item index."""
     count = len(states)
     item_ids: list[bytes] = [b""] * count
@@ -67,9 +65,7 @@ def rank(
         known = np.flatnonzero((inputs["item_index"] != 0).any(axis=1))
         for start in range(0, len(known), BATCH_SIZES[-1]):
             rows = known[start : start + BATCH_SIZES[-1]]
-            index, score = model.run(
-                {name: values[rows] for name, values in inputs.items()}, available
-            )
+            index, score = model.run({name: values[rows] for name, values in inputs.items()}, available)
             shown = np.isfinite(score)
             for place, user in enumerate(rows.tolist()):
                 chosen = index[place][shown[place]]

@@ -9,9 +9,7 @@ from pyflink.table import StreamTableEnvironment
 EVENTS, CONTROL = "read_events", "read_control"
 
 
-def declare(
-    tables: StreamTableEnvironment, name: str, bootstrap: str, topics: list[str], group: str
-) -> None:
+def declare(tables: StreamTableEnvironment, name: str, bootstrap: str, topics: list[str], group: str) -> None:
     """Declare the table `name` over `topics`, read from the start or from where a checkpoint left off."""
     tables.execute_sql(f"""
         CREATE TEMPORARY TABLE {name} (

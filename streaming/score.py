@@ -57,9 +57,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
         section = self._settings.streaming
-        self._slot = ModelSlot(
-            section.providers, scorer_threads(section.scorer_threads, section.parallelism)
-        )
+        self._slot = ModelSlot(section.providers, scorer_threads(section.scorer_threads, section.parallelism))
         # ONNX Runtime may not be called in the task's thread: see model_slot.
         self._scorer = ThreadPoolExecutor(1, "scorer")
         self._restored = False
@@ -80,9 +78,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         self._slot.close()
         self._scorer.shutdown(wait=False)
 
-    def process_broadcast_element(
-        self, value: Any, ctx: BroadcastProcessFunction.Context
-    ) -> Iterable[Any]:
+    def process_broadcast_element(self, value: Any, ctx: BroadcastProcessFunction.Context) -> Iterable[Any]:
         """A release, changed availability, or a new trending list."""
         shared = ctx.get_broadcast_state(SHARED)
         self._restore(shared)
@@ -105,9 +101,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
             self._fallback = Fallback(value, self._unavailable)
         yield from self._refusals()
 
-    def process_element(
-        self, value: Updated, ctx: BroadcastProcessFunction.ReadOnlyContext
-    ) -> Iterable[Any]:
+    def process_element(self, value: Updated, ctx: BroadcastProcessFunction.ReadOnlyContext) -> Iterable[Any]:
         """States of a micro-batch in, its rows out."""
         self._restore(ctx.get_broadcast_state(SHARED))
         yield from self._refusals()
@@ -147,11 +141,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         self._fallback = Fallback(self._trending, self._unavailable)
         if model is not None:
             self._available = np.ones(model.vocabulary.size + 1, np.bool_)
-            gone = [
-                index
-                for index, item in enumerate(model.vocabulary.ids, 1)
-                if item in self._unavailable
-            ]
+            gone = [index for index, item in enumerate(model.vocabulary.ids, 1) if item in self._unavailable]
             self._available[gone] = False
 
     def _note_swap(self) -> None:
@@ -170,9 +160,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
 
     def _offer(self, announced: Announced) -> "Future[bool]":
         self._announced[announced.release.manifest_sha256] = announced
-        log.info(
-            "score: loading release %s from %s", announced.release.version, announced.release.uri
-        )
+        log.info("score: loading release %s from %s", announced.release.version, announced.release.uri)
         return self._slot.offer(announced.release)
 
     def _restore(self, shared: Any) -> None:
@@ -191,9 +179,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 if self._offer(announced).result(max(0.0, deadline - time.monotonic())):
                     break
             except TimeoutError:
-                log.warning(
-                    "score: no release loaded within %.0f s; serving trending lists", _RESTORE_S
-                )
+                log.warning("score: no release loaded within %.0f s; serving trending lists", _RESTORE_S)
                 break
         self._scorer.submit(self._refresh).result()
 

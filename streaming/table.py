@@ -54,9 +54,7 @@ def connect(settings: CommonSettings) -> Session:
     """A session on the settings' Cassandra, whatever its keyspaces. Raises UnreachableError."""
     where = f"{','.join(settings.cassandra.hosts)}:{settings.cassandra.port}"
     profile = ExecutionProfile(
-        load_balancing_policy=TokenAwarePolicy(
-            DCAwareRoundRobinPolicy(settings.cassandra.datacenter)
-        ),
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.cassandra.datacenter)),
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         request_timeout=REQUEST_TIMEOUT_S,
     )
@@ -82,9 +80,7 @@ def check_tables(session: Session, keyspace: str) -> None:
     """Raises ContractError with the difference when a table is missing or unlike the schema."""
     found: Any = session.cluster.metadata.keyspaces.get(keyspace)
     if found is None:
-        raise ContractError(
-            f"keyspace {keyspace} does not exist", "create it from schemas/recommendation.cql"
-        )
+        raise ContractError(f"keyspace {keyspace} does not exist", "create it from schemas/recommendation.cql")
     for table, columns in EXPECTED.items():
         if table not in found.tables:
             raise ContractError(

@@ -1,4 +1,4 @@
-"""Reading a topic from its start to where it ends now, for commands that look things up. The job reads through Flink."""
+"""Reading a topic from its start to where it ends now, for look-ups; the job reads through Flink."""
 
 from collections.abc import Iterator
 
@@ -35,20 +35,18 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
         if found.error is not None:
             raise ContractError(f"topic {topic} does not exist on {bootstrap}", "create it")
         for partition in found.partitions:
-            low, high = consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=ANSWER_S
-            )
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
             consumer.assign([TopicPartition(topic, partition, low)])
             position = low
             while position < high:
                 for message in consumer.consume(_BATCH, timeout=_WAIT_S):
                     error = message.error()
-                    if error is None and message.offset() < high:
+                    if error is None and _offset(message) < high:
                         yield message
                     elif error is not None and error.code() != KafkaError._PARTITION_EOF:
                         raise KafkaException(error)
                     # At the end of a compacted partition there may be no message, only its end.
-                    position = high if error is not None else message.offset() + 1
+                    position = high if error is not None else _offset(message) + 1
     except KafkaException as error:
         raise UnreachableError(
             f"Kafka at {bootstrap} does not answer ({error.args[0].str()})",
@@ -56,6 +54,12 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
         ) from error
     finally:
         consumer.close()
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    assert offset is not None, "a message read from Kafka lies somewhere"
+    return offset
 
 
 def catalogue(settings: CommonSettings) -> dict[str, Item]:

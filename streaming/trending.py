@@ -85,9 +85,7 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
     def _list(self) -> Trending:
         self._expire()
         # Ties are broken by id, so that equal counts give one list everywhere.
-        best = heapq.nsmallest(
-            KEPT_ITEMS, self._totals.items(), key=lambda entry: (-entry[1], entry[0])
-        )
+        best = heapq.nsmallest(KEPT_ITEMS, self._totals.items(), key=lambda entry: (-entry[1], entry[0]))
         self._metrics.add(lists=1)
         self._metrics.set(items=len(self._totals))
         return Trending([item for item, _ in best], [count for _, count in best], self._newest)
@@ -119,7 +117,7 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
         touched.add(max(self._by_hour, default=0))
         for hour in touched & self._by_hour.keys():
             self._hours.put(hour, (self._newest, dict(self._by_hour[hour])))
-        for hour in [hour for hour in self._hours.keys() if hour not in self._by_hour]:
+        for hour in [hour for hour in list(self._hours.keys()) if hour not in self._by_hour]:
             self._hours.remove(hour)
         self._additions.clear()
         self._unfolded = 0

@@ -51,9 +51,7 @@ class Writer:
         check_tables(self._session, settings.keyspace)
         self._keyspace = settings.keyspace
         prepare = self._session.prepare
-        self._insert = {
-            t: prepare(insert_statement(self._keyspace, t)) for t in ("recommendations", "trending")
-        }
+        self._insert = {t: prepare(insert_statement(self._keyspace, t)) for t in ("recommendations", "trending")}
         self._delete = prepare(delete_statement(self._keyspace))
         self._ttl = int32_pack(settings.streaming.row_ttl_days * DAY_S)
         self.batches = 0
@@ -62,13 +60,9 @@ class Writer:
         """Close the connections."""
         self._session.cluster.shutdown()
 
-    def row(
-        self, table: str, key: str, columns: Sequence[bytes], write_time_us: int
-    ) -> BoundStatement:
+    def row(self, table: str, key: str, columns: Sequence[bytes], write_time_us: int) -> BoundStatement:
         """An insert whose values are in wire form already: key, COLUMNS, ttl, write time."""
-        return _bound(
-            self._insert[table], [key.encode(), *columns, self._ttl, int64_pack(write_time_us)], 0
-        )
+        return _bound(self._insert[table], [key.encode(), *columns, self._ttl, int64_pack(write_time_us)], 0)
 
     def delete(self, user_id: str, write_time_us: int) -> BoundStatement:
         """A delete of a user's row."""
@@ -84,9 +78,7 @@ class Writer:
                 try:
                     future.result()
                     self.batches += 1
-                except (
-                    Exception
-                ) as error:  # timeouts, lost connections, overload: all are tried again
+                except Exception as error:  # timeouts, lost connections, overload: all are tried again
                     failed.append(batch)
                     reason = f"{type(error).__name__}: {error}"
             if failed and time.monotonic() > deadline:

@@ -53,15 +53,11 @@ class RunningJob:
         self.namespace = namespace
         self._env = {"FRESHREC_NAMESPACE": namespace, **(env or {})}
         common = stack.settings
-        self.settings = CommonSettings(
-            namespace=namespace, kafka=common.kafka, cassandra=common.cassandra
-        )
+        self.settings = CommonSettings(namespace=namespace, kafka=common.kafka, cassandra=common.cassandra)
         create_topics(self.settings, click_partitions=2)
         create_tables(self.settings)
         self.session = connect(self.settings)
-        self.producer = Producer(
-            {"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1}
-        )
+        self.producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1})
 
     def start(self) -> None:
         """Start the job from nothing."""
@@ -81,9 +77,7 @@ class RunningJob:
 
     # ── what producers do ────────────────────────────────────────────────────────────────────────
 
-    def send(
-        self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1
-    ) -> tuple[int, int]:
+    def send(self, topic: str, key: bytes | None, value: bytes | None, partition: int = -1) -> tuple[int, int]:
         """Produce one record; returns partition and offset."""
         placed: list[tuple[int, int]] = []
         extra: dict[str, Any] = {"partition": partition} if partition >= 0 else {}
@@ -92,7 +86,7 @@ class RunningJob:
             value,
             key,
             on_delivery=lambda error, m: (
-                placed.append((m.partition(), m.offset())) if error is None else None
+                placed.append((m.partition() or 0, m.offset() or 0)) if error is None else None
             ),
             **extra,
         )
@@ -103,9 +97,7 @@ class RunningJob:
         """Produce clicks in order, as fast as they go or at a steady rate; returns when all are acknowledged."""
         started = time.monotonic()
         for number, click in enumerate(clicks):
-            self.producer.produce(
-                self.settings.topic(CLICKS), encode_click(click), click.user_id.encode()
-            )
+            self.producer.produce(self.settings.topic(CLICKS), encode_click(click), click.user_id.encode())
             self.producer.poll(0)
             if per_second:
                 time.sleep(max(0.0, started + number / per_second - time.monotonic()))
@@ -136,10 +128,7 @@ class RunningJob:
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters so far."""
-        found = [
-            decode_dead_letter(m.value())
-            for m in messages(self.settings, self.settings.topic(DEAD_LETTERS))
-        ]
+        found = [decode_dead_letter(m.value()) for m in messages(self.settings, self.settings.topic(DEAD_LETTERS))]
         assert all(isinstance(letter, DeadLetter) for letter in found), found
         return [letter for letter in found if isinstance(letter, DeadLetter)]
 
@@ -154,9 +143,7 @@ class RunningJob:
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────
 
-    def eventually(
-        self, promise: str, holds: Callable[[], bool], patience_s: float = PATIENCE_S
-    ) -> None:
+    def eventually(self, promise: str, holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
         """Wait until `holds()`; fail with the promise when it does not in time."""
         deadline = time.monotonic() + patience_s
         while not holds():
@@ -169,7 +156,7 @@ class RunningJob:
         release: tuple[Sequence[str], Sequence[str], str],
         users: Iterable[str] = (),
     ) -> None:
-        """Wait until the row of every user is what the oracle says under the release (item ids, favourites, version)."""
+        """Wait until every user's row is what the oracle says under the release (item ids, favourites, version)."""
         item_ids, favourites, version = release
         waiting = list(users) or list(oracle.events)
         deadline = time.monotonic() + PATIENCE_S
@@ -195,9 +182,7 @@ class RunningJob:
                 time.sleep(0.3)
 
     @staticmethod
-    def _difference(
-        row: Row | None, expected: tuple[list[str], list[float], int], version: str
-    ) -> str:
+    def _difference(row: Row | None, expected: tuple[list[str], list[float], int], version: str) -> str:
         items, scores, event_time = expected
         if row is None:
             return "no row"
@@ -212,7 +197,7 @@ class RunningJob:
 
     def _read(self, table: str, key: str, value: str) -> Row | None:
         found = self.session.execute(
-            f"SELECT item_ids, scores, source, model_version, event_time, WRITETIME(item_ids) AS written "  # noqa: S608
+            f"SELECT item_ids, scores, source, model_version, event_time, WRITETIME(item_ids) AS written "
             f"FROM {self.settings.keyspace}.{table} WHERE {key} = %s",
             (value,),
         ).one()

@@ -7,6 +7,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from schemas.click import ACTIONS, Click
 from schemas.features import COUNTER_NAMES, GAP_BUCKETS, SESSION_PAUSE_MS
@@ -36,33 +37,23 @@ class Oracle:
         known.sort(key=lambda c: (c.event_time, int(hash_ids([c.event_id])[0])))
         return known[-HISTORY:]
 
-    def row(
-        self, user: str, item_ids: Sequence[str], favourites: Sequence[str]
-    ) -> tuple[list[str], list[float], int]:
+    def row(self, user: str, item_ids: Sequence[str], favourites: Sequence[str]) -> tuple[list[str], list[float], int]:
         """Items, scores and event time of a user's row under the release `make_release(item_ids, favourites)`."""
         history = self.history(user)
         had = {click.item_id for click in history}
         base = dict(zip(item_ids, base_scores(item_ids, favourites)[1:].tolist(), strict=True))
-        best = sorted((item for item in item_ids if item not in had), key=lambda item: -base[item])[
-            :LIST_LENGTH
-        ]
+        best = sorted((item for item in item_ids if item not in had), key=lambda item: -base[item])[:LIST_LENGTH]
         bonus = self.bonus(user)
         return best, [base[item] + bonus for item in best], history[-1].event_time
 
     def bonus(self, user: str) -> float:
         """The number that releases made for tests add to all scores of a user."""
         history = self.history(user)
-        gaps = [
-            _gap_bucket(b.event_time - a.event_time)
-            for a, b in zip(history, history[1:], strict=False)
-        ]
-        return (
+        gaps = [_gap_bucket(b.event_time - a.event_time) for a, b in pairwise(history)]
+        return float(
             sum((ACTIONS.index(c.action) + 1) * ACTION_WEIGHT for c in history)
             + sum(gap * GAP_WEIGHT for gap in gaps)
-            + sum(
-                w * math.log1p(x)
-                for w, x in zip(COUNTER_WEIGHTS.tolist(), self.counters(user), strict=True)
-            )
+            + sum(w * math.log1p(x) for w, x in zip(COUNTER_WEIGHTS.tolist(), self.counters(user), strict=True))
         )
 
     def counters(self, user: str) -> list[float]:
@@ -92,8 +83,7 @@ class Oracle:
         wanted = Counter(
             c.item_id
             for c in clicks
-            if newest - c.event_time // HOUR_MS < hours
-            and c.action not in ("DISLIKE", "IMPRESSION")
+            if newest - c.event_time // HOUR_MS < hours and c.action not in ("DISLIKE", "IMPRESSION")
         )
         return sorted(wanted, key=lambda item: (-wanted[item], item))
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -104,18 +105,12 @@ def make_graph(item_ids: Sequence[str], favourites: Sequence[str]) -> bytes:
         helper.make_node("Where", ["available", "zero", "minus_inf"], ["closed"]),
         helper.make_node("Add", ["raw", "closed"], ["open"]),
         helper.make_node("Shape", ["item_index"], ["shape"]),
-        helper.make_node(
-            "ConstantOfShape", ["shape"], ["minus_infs"], value=_tensor([-np.inf], np.float32)
-        ),
-        helper.make_node(
-            "ScatterElements", ["open", "item_index", "minus_infs"], ["unseen"], axis=1
-        ),
+        helper.make_node("ConstantOfShape", ["shape"], ["minus_infs"], value=_tensor([-np.inf], np.float32)),
+        helper.make_node("ScatterElements", ["open", "item_index", "minus_infs"], ["unseen"], axis=1),
         helper.make_node("Add", ["unseen", "padding"], ["scores"]),
-        helper.make_node(
-            "TopK", ["scores", "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1
-        ),
+        helper.make_node("TopK", ["scores", "k"], ["top_score", "top_index"], axis=1, largest=1, sorted=1),
     ]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "axis1": np.array([1], np.int64),
         "action_weight": np.array(ACTION_WEIGHT, np.float32),
         "gap_weight": np.array(GAP_WEIGHT, np.float32),

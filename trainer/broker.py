@@ -70,9 +70,7 @@ class Reader:
                 )
             return {
                 partition: Span(
-                    *self._consumer.get_watermark_offsets(
-                        TopicPartition(topic, partition), timeout=ANSWER_SECONDS
-                    )
+                    *self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_SECONDS)
                 )
                 for partition in sorted(found.partitions)
             }

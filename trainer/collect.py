@@ -118,9 +118,7 @@ def collect_from(source: Reader, settings: Settings, folder: Path) -> Collected:
     """One pass over an open reader; errors as in `collect`."""
     folder.mkdir(parents=True, exist_ok=True)
     offsets = Offsets(folder)
-    clicks, items, erasures = (
-        settings.topic(name) for name in (topics.CLICKS, topics.ITEMS, topics.ERASURES)
-    )
+    clicks, items, erasures = (settings.topic(name) for name in (topics.CLICKS, topics.ITEMS, topics.ERASURES))
     offsets.check_cluster(source.cluster_id())
     erasures_until = source.spans(erasures)
     clicks_until = source.spans(clicks)
@@ -128,10 +126,7 @@ def collect_from(source: Reader, settings: Settings, folder: Path) -> Collected:
     changed = _collect_items(source, items, offsets, folder)
     erased = _erase(source, erasures, erasures_until, offsets, folder)
     result = Collected(found, bad, changed, erased, lost)
-    say(
-        f"collected {found} clicks ({bad} bad records left out), {changed} items, "
-        f"erased {erased} users"
-    )
+    say(f"collected {found} clicks ({bad} bad records left out), {changed} items, erased {erased} users")
     return result
 
 
@@ -265,9 +260,7 @@ def _item_row(item: Item) -> tuple[Any, ...]:
     )
 
 
-def _erase(
-    source: Reader, topic: str, until: dict[int, Span], offsets: Offsets, folder: Path
-) -> int:
+def _erase(source: Reader, topic: str, until: dict[int, Span], offsets: Offsets, folder: Path) -> int:
     asked: dict[str, int] = {}
     for partition, span in until.items():
         start, _ = offsets.start(topic, partition, span)

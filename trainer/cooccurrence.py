@@ -32,9 +32,7 @@ def item_vectors(histories: Histories, items: int, width: int, seed: int) -> Ten
     if information is not None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            left, strength, _ = torch.svd_lowrank(
-                information, q=min(rank + EXTRA_RANK, items), niter=ROUNDS
-            )
+            left, strength, _ = torch.svd_lowrank(information, q=min(rank + EXTRA_RANK, items), niter=ROUNDS)
         factor = (left * strength.sqrt())[:, :rank]
         length = factor.norm(dim=1)
         vectors[:, :rank] += factor / length[length > 0].mean()

@@ -65,9 +65,7 @@ def open_graph(folder: Path, threads: int) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(
-            str(folder / MODEL), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(folder / MODEL), options, providers=["CPUExecutionProvider"])
     except Exception as problem:  # onnxruntime raises many kinds, all saying "cannot load"
         raise ModelRefused(
             f"{folder / MODEL} does not load ({str(problem).splitlines()[0]})", "export it again"
@@ -79,9 +77,7 @@ def graph_feed(histories: Histories, newest: Ints, available: NDArray[np.bool_])
     return {**histories.inputs(newest), "available": available}
 
 
-def run_graph(
-    graph: onnxruntime.InferenceSession, feed: Inputs
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def run_graph(graph: onnxruntime.InferenceSession, feed: Inputs) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """top_index int64[B, K] and top_score float32[B, K]."""
     index, score = graph.run([OUTPUT_INDEX, OUTPUT_SCORE], feed)
     return index, score
@@ -94,9 +90,7 @@ def compare(graph: onnxruntime.InferenceSession, scorer: Scorer, feed: Inputs) -
         part = _rows(feed, slice(0, size))
         index, score = run_graph(graph, part)
         with torch.no_grad():
-            expected_index, expected_score = (
-                output.numpy() for output in scorer(*tensors(part).values())
-            )
+            expected_index, expected_score = (output.numpy() for output in scorer(*tensors(part).values()))
         if not np.array_equal(np.isfinite(score), np.isfinite(expected_score)):
             raise ModelRefused(
                 f"at batch size {size} the exported graph masks other items than the network",

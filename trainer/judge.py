@@ -111,9 +111,7 @@ def refuse_if_worse(model: Judged, served: Judged) -> None:
         )
 
 
-def foreseen_by_graph(
-    contender: Contender, histories: Histories, place: Ints, threads: int
-) -> Judged:
+def foreseen_by_graph(contender: Contender, histories: Histories, place: Ints, threads: int) -> Judged:
     """Gains of a graph on the events at these places. Raises ModelRefused on scores not finite."""
     graph = open_graph(contender.folder, threads)
     # Items that came after this model are unknown to it, in histories and as targets.
@@ -135,9 +133,7 @@ def foreseen_by_graph(
     return _gains(rank)
 
 
-def foreseen_by_popularity(
-    histories: Histories, place: Ints, judge_from: int, item_count: int
-) -> tuple[Judged, int]:
+def foreseen_by_popularity(histories: Histories, place: Ints, judge_from: int, item_count: int) -> tuple[Judged, int]:
     """Gains of the best windowed popularity, and its window in days.
 
     Counted before the held-back events only; items in a user's history are left out of the list,
@@ -148,9 +144,7 @@ def foreseen_by_popularity(
     repeated[:, 1:] = seen[:, 1:] == seen[:, :-1]
     tried: list[tuple[Judged, int]] = []
     for days in POPULARITY_DAYS:
-        counted = (histories.event_time < judge_from) & (
-            histories.event_time >= judge_from - days * DAY_MS
-        )
+        counted = (histories.event_time < judge_from) & (histories.event_time >= judge_from - days * DAY_MS)
         counts = np.bincount(histories.item_index[counted], minlength=item_count + 1)
         counts[0] = -1
         position = np.empty(item_count + 1, np.int64)

@@ -125,9 +125,7 @@ class Network(nn.Module):
             share = (counts.float() + 1.0) / (counts.sum() + len(counts))
             self.popularity.copy_((share * len(counts)).log())
 
-    def forward(
-        self, item_index: Tensor, action: Tensor, gap: Tensor, last_only: bool = False
-    ) -> Tensor:
+    def forward(self, item_index: Tensor, action: Tensor, gap: Tensor, last_only: bool = False) -> Tensor:
         """User vectors [B, L, D] after each event; with last_only [B, D] after the newest.
 
         item_index, action, gap: int64[B, L] as made by `schemas.features.history_inputs`.
@@ -154,9 +152,7 @@ class Scorer(nn.Module):
         self.network = network
         self.top_k = top_k
 
-    def forward(
-        self, item_index: Tensor, action: Tensor, gap: Tensor, available: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, item_index: Tensor, action: Tensor, gap: Tensor, available: Tensor) -> tuple[Tensor, Tensor]:
         """Exact top-K: top_index int64[B, K] (1-based), top_score float32[B, K], best first.
 
         available: bool[V+1]. Index 0, items in the row's own history and unavailable items are

@@ -179,9 +179,7 @@ def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelR
         last = messages[-1]
         version = verify(folder_of(last)).manifest.parent
         if version is None:
-            raise ContractError(
-                f"release {last.version} has no parent to roll back to", "name a version (see show)"
-            )
+            raise ContractError(f"release {last.version} has no parent to roll back to", "name a version (see show)")
     if not (releases / version).is_dir():
         known = ", ".join(folder.name for folder in release_folders(releases)) or "none"
         raise ContractError(f"there is no release {version} in {releases}", f"known: {known}")

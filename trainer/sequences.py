@@ -50,9 +50,7 @@ class Histories:
     def before(self, until_ms: int) -> Histories:
         """The same histories as they stood at a moment: events with event_time < until_ms."""
         kept = np.flatnonzero(self.event_time < until_ms)
-        return _from_sorted(
-            self.first[kept], self.item_index[kept], self.action[kept], self.event_time[kept]
-        )
+        return _from_sorted(self.first[kept], self.item_index[kept], self.action[kept], self.event_time[kept])
 
     def inputs(self, newest: Ints) -> Inputs:
         """Model inputs [W, L] of the windows whose newest events lie at these places int64[W]."""
@@ -190,9 +188,7 @@ def histories(clicks: pl.DataFrame, vocabulary: Vocabulary) -> Histories:
     )
 
 
-def _from_sorted(
-    owner: Ints, item_index: Ints, action: NDArray[np.uint8], event_time: Ints
-) -> Histories:
+def _from_sorted(owner: Ints, item_index: Ints, action: NDArray[np.uint8], event_time: Ints) -> Histories:
     """Histories of events that lie sorted; owner[N]: any number that tells users apart."""
     begins = np.flatnonzero(np.diff(owner, prepend=-1)).astype(np.int64)
     lengths = np.diff(begins, append=len(owner))
@@ -206,8 +202,6 @@ def _from_sorted(
     )
 
 
-def index_order(
-    served: Sequence[str], catalogue: Iterable[str], clicked: Iterable[str]
-) -> list[str]:
+def index_order(served: Sequence[str], catalogue: Iterable[str], clicked: Iterable[str]) -> list[str]:
     """Item ids in index order: the served model's order stays, new ids follow, sorted."""
     return [*served, *sorted({*catalogue, *clicked}.difference(served))]

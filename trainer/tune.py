@@ -182,9 +182,7 @@ class _Fit:
             betas=(0.9, 0.98),
         )
 
-    def one_pass(
-        self, histories: Histories, windows: Windows, rate: _Rate, advance: Advance
-    ) -> None:
+    def one_pass(self, histories: Histories, windows: Windows, rate: _Rate, advance: Advance) -> None:
         """Learn from the windows once, in random order."""
         network, optimiser = self._network.train(), self._optimiser
         order = self._rng.permutation(len(windows))

@@ -66,10 +66,7 @@ def clicks(frame: pl.DataFrame) -> Iterator[Click]:
 def items() -> list[Item]:
     """The catalogue; the source names no categories, so none are invented."""
     rows = pl.read_parquet(_FOLDER / "items.parquet")
-    return [
-        Item(item_id=row["item_id"], title=row["title"], price=row["price"])
-        for row in rows.iter_rows(named=True)
-    ]
+    return [Item(item_id=row["item_id"], title=row["title"], price=row["price"]) for row in rows.iter_rows(named=True)]
 
 
 def _milliseconds(moment: datetime) -> int:
@@ -81,8 +78,7 @@ def main() -> None:
     print(f"catalogue: {len(items())} items")
     for name, frame in (("history", history()), ("live", live())):
         first, last = (
-            datetime.fromtimestamp(ms / 1000, UTC).date()
-            for ms in (frame["event_time"][0], frame["event_time"][-1])
+            datetime.fromtimestamp(ms / 1000, UTC).date() for ms in (frame["event_time"][0], frame["event_time"][-1])
         )
         users, distinct = frame["user_id"].n_unique(), frame["item_id"].n_unique()
         size = f"{frame.height} purchases, {users} users, {distinct} items"

@@ -56,11 +56,7 @@ def read_products(raw: Path) -> pl.DataFrame:
         price=pl.col("UnitPrice"),
         # The source names no time zone; its clock times are kept as if they were UTC.
         event_time=pl.col("InvoiceDate").str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("ms"),
-    ).filter(
-        pl.col("user_id").is_not_null()
-        & (pl.col("quantity") > 0)
-        & pl.col("item_id").str.contains(PRODUCT_CODE)
-    )
+    ).filter(pl.col("user_id").is_not_null() & (pl.col("quantity") > 0) & pl.col("item_id").str.contains(PRODUCT_CODE))
 
 
 def make_purchases(products: pl.DataFrame) -> pl.DataFrame:
@@ -87,11 +83,7 @@ def make_items(products: pl.DataFrame) -> pl.DataFrame:
         .sort(["item_id", "uses", "description"], descending=[False, True, False])
         .unique("item_id", keep="first", maintain_order=True)
     )
-    prices = (
-        products.filter(pl.col("price") > 0)
-        .group_by("item_id")
-        .agg(pl.col("price").median().round(2))
-    )
+    prices = products.filter(pl.col("price") > 0).group_by("item_id").agg(pl.col("price").median().round(2))
     return (
         by_use.join(prices, on="item_id", how="left")
         .select(

@@ -1,4 +1,4 @@
-"""The demo: a real shop's year, learned and served, from nothing to a closing table. `python -m deploy.local demo` runs it.
+"""A real shop's year, learned and served, from nothing to a closing table. `python -m deploy.local demo` runs it.
 
 1. servers and job start, in a state folder of the demo's own
 2. the shop's catalogue and all but its last weeks go into Kafka
@@ -69,9 +69,7 @@ class Demo:
         self.settings = load_settings(
             Settings, namespace=common.namespace, kafka=common.kafka, cassandra=common.cassandra
         )
-        self.producer = Producer(
-            {"bootstrap.servers": common.kafka.bootstrap, "acks": "all", "linger.ms": 2}
-        )
+        self.producer = Producer({"bootstrap.servers": common.kafka.bootstrap, "acks": "all", "linger.ms": 2})
         self.titles = {item.item_id: item.title or item.item_id for item in data.items()}
         self.sent = 0
 
@@ -98,9 +96,7 @@ class Demo:
 
     def train(self) -> None:
         """A cycle of the trainer, its own progress shown. Raises FreshrecError when it fails."""
-        done = subprocess.run(
-            [sys.executable, "-m", "trainer", "cycle"], env=self.environment, cwd=REPOSITORY
-        )
+        done = subprocess.run([sys.executable, "-m", "trainer", "cycle"], env=self.environment, cwd=REPOSITORY)
         _require(done.returncode, "its message is above")
 
     def caught_up(self) -> None:
@@ -161,9 +157,7 @@ class Demo:
 
     def _flush(self) -> None:
         if left := self.producer.flush(60):
-            raise FreshrecError(
-                f"Kafka did not acknowledge {left} records", f"read {self.stack.state / 'log'}"
-            )
+            raise FreshrecError(f"Kafka did not acknowledge {left} records", f"read {self.stack.state / 'log'}")
 
 
 def run_demo(stack: Stack, report: Report, console: Console) -> None:
@@ -177,9 +171,7 @@ def run_demo(stack: Stack, report: Report, console: Console) -> None:
     demo.caught_up()
     live = list(data.clicks(data.live()))
     used = demo.serve_first(live[:60])
-    report(
-        f"the first model serves; {len(live):,} purchases follow as live traffic, {PER_SECOND} a second"
-    )
+    report(f"the first model serves; {len(live):,} purchases follow as live traffic, {PER_SECOND} a second")
 
     before = demo.counts()
     first = live[used : used + BEFORE_CYCLE]
@@ -197,15 +189,9 @@ def run_demo(stack: Stack, report: Report, console: Console) -> None:
         console.print(lists_table(_after(demo, user, rest[: swap.replayed])))
     report("every row is scored once more outside the job")
     checked = recount(demo.settings)
-    console.print(
-        closing_table(
-            stack.flink_url, after, after - before, swap, checked, time.monotonic() - began
-        )
-    )
+    console.print(closing_table(stack.flink_url, after, after - before, swap, checked, time.monotonic() - began))
     if checked.wrong:
-        raise FreshrecError(
-            f"{checked.wrong} rows are not what one model makes of their user", "report this"
-        )
+        raise FreshrecError(f"{checked.wrong} rows are not what one model makes of their user", "report this")
 
 
 @dataclass
@@ -246,7 +232,8 @@ def _replay_and_learn(demo: Demo, clicks: list[Click]) -> Swap:
             counts = demo.counts()
             pause = counts["write_longest_pause_ms"]
             if trainer.poll() is None:
-                usual = max(usual, pause)
+                # The last one before the release: earlier ones reach back to when there was no traffic.
+                usual = pause
             elif trainer.returncode:
                 _require(trainer.returncode, f"read {demo.stack.state / 'log' / 'trainer.log'}")
             else:
@@ -275,9 +262,7 @@ def _watch(demo: Demo, first: list[Click], rest: list[Click]) -> list[Watched]:
     """A few users with a list of the first model who soon buy again."""
     soon = Counter(click.user_id for click in rest[:BEFORE_CYCLE])
     known = {click.user_id for click in first}
-    users = [user for user, count in soon.most_common() if user in known and count >= 3][
-        :SHOWN_USERS
-    ]
+    users = [user for user, count in soon.most_common() if user in known and count >= 3][:SHOWN_USERS]
     lists = demo.lists(users)
     history = data.history().tail(200_000)
     watched = []

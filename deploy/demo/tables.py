@@ -59,12 +59,8 @@ def closing_table(
     buckets = [live[name] for name in bucket_names()]
     p50, p95, p99 = (percentile(buckets, share) for share in (0.5, 0.95, 0.99))
     table = Table("", "", title="the whole loop", title_justify="left", show_header=False)
-    table.add_row(
-        "events", f"{total['features_events']:,} ({live['features_events']:,} of them live)"
-    )
-    table.add_row(
-        "duplicates, late", f"{total['features_duplicates']:,}, {total['features_late']:,}"
-    )
+    table.add_row("events", f"{total['features_events']:,} ({live['features_events']:,} of them live)")
+    table.add_row("duplicates, late", f"{total['features_duplicates']:,}, {total['features_late']:,}")
     table.add_row("dead letters", f"{total['features_dead_letters']:,}")
     table.add_row(
         "rows written",
@@ -79,9 +75,7 @@ def closing_table(
         "longest gap in output",
         f"{swap.longest_gap_ms} ms around the swap, {swap.usual_gap_ms} ms before it",
     )
-    table.add_row(
-        "rows checked", f"{checked.rows:,} by a model; of two models or wrong: {checked.wrong}"
-    )
+    table.add_row("rows checked", f"{checked.rows:,} by a model; of two models or wrong: {checked.wrong}")
     table.add_row("took", f"{seconds / 60:.1f} min")
     table.add_row("Flink's UI", flink_url)
     return table

@@ -18,35 +18,19 @@ from schemas.settings import load_settings
 JOB = REPOSITORY / "streaming" / "job.py"
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
-State = Annotated[
-    Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")
-]
+State = Annotated[Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")]
 
 
 @app.command()
 def up(
     state: State = None,
-    port_base: Annotated[
-        int | None, typer.Option(help=f"First of 100 ports [default: {DEFAULT_BASE}].")
-    ] = None,
-    free_ports: Annotated[
-        bool, typer.Option("--free-ports", help="Take ports that are free.")
-    ] = False,
-    taskmanagers: Annotated[
-        int | None, typer.Option(help="Parallelism of the job [default: 1].")
-    ] = None,
-    spares: Annotated[
-        int | None, typer.Option(help="Warm TaskManagers for a quick recovery [default: 0].")
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option(help="Prefix of topics, name of the keyspace.")
-    ] = None,
-    metrics: Annotated[
-        bool | None, typer.Option("--metrics", help="Prometheus endpoints, on every interface.")
-    ] = None,
-    servers_only: Annotated[
-        bool, typer.Option("--servers-only", help="Kafka and Cassandra, no job.")
-    ] = False,
+    port_base: Annotated[int | None, typer.Option(help=f"First of 100 ports [default: {DEFAULT_BASE}].")] = None,
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Take ports that are free.")] = False,
+    taskmanagers: Annotated[int | None, typer.Option(help="Parallelism of the job [default: 1].")] = None,
+    spares: Annotated[int | None, typer.Option(help="Warm TaskManagers for a quick recovery [default: 0].")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Prefix of topics, name of the keyspace.")] = None,
+    metrics: Annotated[bool | None, typer.Option("--metrics", help="Prometheus endpoints, on every interface.")] = None,
+    servers_only: Annotated[bool, typer.Option("--servers-only", help="Kafka and Cassandra, no job.")] = False,
 ) -> None:
     """Start Kafka, Cassandra and the job; return when all of them really answer."""
     local = load_local_settings(
@@ -82,9 +66,7 @@ def status(state: State = None) -> None:
 @app.command()
 def down(
     state: State = None,
-    wipe: Annotated[
-        bool, typer.Option("--wipe", help="Remove all data too; fetched jars stay.")
-    ] = False,
+    wipe: Annotated[bool, typer.Option("--wipe", help="Remove all data too; fetched jars stay.")] = False,
 ) -> None:
     """Stop everything; data and checkpoints stay for the next `up`."""
     stack = Stack.open(load_local_settings(state=state).state)
@@ -98,9 +80,7 @@ def down(
 @app.command()
 def demo(
     state: State = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Leave everything running at the end.")
-    ] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
 ) -> None:
     """The whole loop on real servers, to a closing table; ends with everything stopped."""
     from deploy.demo.run import run_demo  # the model's libraries take seconds to import

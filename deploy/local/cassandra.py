@@ -89,9 +89,7 @@ def cql(port: int, host: str = HOST) -> Iterator[Session]:
     logging.getLogger("cassandra").setLevel(
         logging.CRITICAL
     )  # it warns about each try; the caller waits and asks again
-    profile = ExecutionProfile(
-        load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=ANSWER_S
-    )
+    profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=ANSWER_S)
     cluster = Cluster(
         [host],
         port=port,

@@ -24,10 +24,7 @@ from schemas.errors import UnreachableError
 CONFIGS = HERE / "flink"
 # Prometheus' reporter listens on all interfaces and has no setting for one: it is on only where it
 # is asked for.
-METRICS = (
-    "-Dmetrics.reporter.prom.factory.class="
-    "org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
-)
+METRICS = "-Dmetrics.reporter.prom.factory.class=org.apache.flink.metrics.prometheus.PrometheusReporterFactory"
 # A job that has failed as often as this before it ever ran will not heal by waiting.
 HOPELESS = 5
 PYTHON_DRIVER = "org.apache.flink.client.python.PythonDriver"
@@ -131,9 +128,7 @@ class JobManager(Server):
             "Flink's RPC": ports.flink_rpc,
             "Flink's files": ports.flink_blobs,
         }
-        return wanted | (
-            {"JobManager's metrics": ports.jobmanager_metrics} if self._cluster.metrics else {}
-        )
+        return wanted | ({"JobManager's metrics": ports.jobmanager_metrics} if self._cluster.metrics else {})
 
     def start(self) -> None:
         cluster = self._cluster
@@ -159,9 +154,7 @@ class JobManager(Server):
         if super().doomed():
             return True
         try:
-            return any(
-                self._cluster.rest.restarts(job.id) >= HOPELESS for job in self._cluster.rest.jobs()
-            )
+            return any(self._cluster.rest.restarts(job.id) >= HOPELESS for job in self._cluster.rest.jobs())
         except UnreachableError:
             return False  # it may still be starting
 
@@ -193,11 +186,7 @@ class TaskManager(Server):
     def ports(self) -> Mapping[str, int]:
         if not self._cluster.metrics:
             return {}
-        return {
-            f"TaskManager {self._number}'s metrics": self._cluster.ports.taskmanager_metrics(
-                self._number
-            )
-        }
+        return {f"TaskManager {self._number}'s metrics": self._cluster.ports.taskmanager_metrics(self._number)}
 
     def start(self) -> None:
         argv = [str(flink_home() / "bin" / "taskmanager.sh"), "start-foreground"]

@@ -83,9 +83,7 @@ class FlinkRest:
         if not entries:
             return None
         lines = str(entries[0]["stacktrace"]).splitlines()
-        causes = [
-            line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")
-        ]
+        causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
         return (causes or lines[:1] or [""])[-1][:300]
 
     def get(self, path: str) -> Any:
@@ -94,6 +92,4 @@ class FlinkRest:
             with urllib.request.urlopen(self.url + path, timeout=ANSWER_S) as answer:  # noqa: S310 (http)
                 return json.load(answer)
         except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
-            raise UnreachableError(
-                f"Flink at {self.url} does not answer ({error})", "see that it runs"
-            ) from error
+            raise UnreachableError(f"Flink at {self.url} does not answer ({error})", "see that it runs") from error

@@ -60,16 +60,12 @@ class Kafka(Server):
         ]
         java += ["-cp", f"{jars}/*"]
         if not (data / "meta.properties").exists():
-            cluster = (
-                base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
-            )
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
             command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-                raise UnreachableError(
-                    f"Kafka cannot format {data}: {said[-1]}", "look at that folder, or down --wipe"
-                )
+                raise UnreachableError(f"Kafka cannot format {data}: {said[-1]}", "look at that folder, or down --wipe")
         self.process.start([*java, "kafka.Kafka", str(config)])
 
     def trouble(self) -> str | None:
@@ -100,9 +96,7 @@ class Kafka(Server):
         producer = Producer({"bootstrap.servers": self.bootstrap, "acks": "all", **QUIET})
         producer.produce(HEALTH_TOPIC, token, partition=0, on_delivery=delivered)
         if producer.flush(ANSWER_S) or not offsets:
-            raise UnreachableError(
-                f"it acknowledged no record: {failures or 'no answer'}", "look at its log"
-            )
+            raise UnreachableError(f"it acknowledged no record: {failures or 'no answer'}", "look at its log")
         reading = {"group.id": HEALTH_TOPIC, "enable.auto.commit": False}
         consumer = Consumer({"bootstrap.servers": self.bootstrap, **reading, **QUIET})
         try:

@@ -27,9 +27,7 @@ class Ports:
 
     def __post_init__(self) -> None:
         if not 1024 <= self.base <= 65_535 - SPAN:
-            raise ConfigError(
-                f"port base {self.base} is out of range", "take one from 1024 to 65435"
-            )
+            raise ConfigError(f"port base {self.base} is out of range", "take one from 1024 to 65435")
 
     @property
     def kafka(self) -> int:
@@ -93,9 +91,7 @@ def free_base() -> int:
     for base in bases:
         if all(is_free(port) for port in range(base, base + SPAN)):
             return base
-    raise UnreachableError(
-        "no block of 100 free ports was found", "stop what holds the ports 10000 to 32000"
-    )
+    raise UnreachableError("no block of 100 free ports was found", "stop what holds the ports 10000 to 32000")
 
 
 def require_free(wanted: Mapping[str, int]) -> None:
@@ -111,11 +107,7 @@ def require_free(wanted: Mapping[str, int]) -> None:
 def _holder(port: int) -> str:
     try:
         for connection in psutil.net_connections(kind="tcp"):
-            if (
-                connection.laddr
-                and connection.laddr.port == port
-                and connection.status == psutil.CONN_LISTEN
-            ):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
                 name = psutil.Process(connection.pid).name() if connection.pid else "a process"
                 return f" by {name} (pid {connection.pid})" if connection.pid else ""
     except psutil.Error:

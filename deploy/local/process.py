@@ -123,9 +123,7 @@ class Process:
         if not self.log_file.exists():
             return ""
         lines = self.log_file.read_text(errors="replace").splitlines()[-200:]
-        telling = [
-            line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line
-        ]
+        telling = [line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line]
         return (telling or lines or [""])[-1].strip()[:300]
 
     def _record(self) -> dict[str, int]:

@@ -49,16 +49,10 @@ class Server(ABC):
             if late or (not supervised and self.doomed()):
                 dead = self.process.pid is None
                 what = (
-                    "died while starting"
-                    if dead
-                    else f"does not answer after {patience_s:.0f} s"
-                    if late
-                    else "fails"
+                    "died while starting" if dead else f"does not answer after {patience_s:.0f} s" if late else "fails"
                 )
                 said = self.process.last_words() if dead else trouble
-                raise UnreachableError(
-                    f"{self.name} {what}: {said}", f"read {self.process.log_file}"
-                )
+                raise UnreachableError(f"{self.name} {what}: {said}", f"read {self.process.log_file}")
             time.sleep(POLL_S)
 
 

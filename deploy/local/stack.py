@@ -176,9 +176,7 @@ class Stack:
                 report(f"fetching the jars of {name}")
             tools.jars(name, folder)
 
-    def start_servers(
-        self, report: Report = silent, only: Sequence[str] = ("kafka", "cassandra")
-    ) -> None:
+    def start_servers(self, report: Report = silent, only: Sequence[str] = ("kafka", "cassandra")) -> None:
         """Start Kafka and Cassandra, wait until they take and give data, create topics and tables.
 
         What runs already is left alone. Raises UnreachableError, before anything is started, when a
@@ -218,9 +216,7 @@ class Stack:
             self._plan.write(replace(self.plan, job=job))
         if (checkpoint := newest_checkpoint(self._cluster(self.plan, job).checkpoints)) is not None:
             report(f"the job goes on from {checkpoint.parent.name}/{checkpoint.name}")
-        self._start(
-            [f"taskmanager-{number + 1}" for number in range(workers)] + ["jobmanager"], report
-        )
+        self._start([f"taskmanager-{number + 1}" for number in range(workers)] + ["jobmanager"], report)
 
     def start_supervisor(self) -> None:
         """From now on what dies comes back, also when this process has ended."""
@@ -241,9 +237,7 @@ class Stack:
             servers = [self.server(name) for name in names]
             down = [server for server in servers if server.process.pid is None]
             try:
-                require_free(
-                    {purpose: port for server in down for purpose, port in server.ports().items()}
-                )
+                require_free({purpose: port for server in down for purpose, port in server.ports().items()})
                 for server in down:
                     report(f"starting {server.name}")
                     server.start()
@@ -268,17 +262,13 @@ class Stack:
     def stop_flink(self, report: Report = silent) -> None:
         """Stop the job and its cluster; the next start goes on from the newest checkpoint."""
         with self.locked():
-            flink = [
-                server for server in self.servers() if isinstance(server, JobManager | TaskManager)
-            ]
+            flink = [server for server in self.servers() if isinstance(server, JobManager | TaskManager)]
             for server in reversed(flink):
                 report(f"stopping {server.name}")
                 server.process.stop()
             gone = {server.name for server in flink}
             plan = self.plan
-            self._plan.write(
-                replace(plan, wanted=[name for name in plan.wanted if name not in gone], job=None)
-            )
+            self._plan.write(replace(plan, wanted=[name for name in plan.wanted if name not in gone], job=None))
 
     def wipe(self) -> None:
         """Remove all data of a stopped stack; the jars stay. Raises ConfigError while it runs."""
@@ -334,6 +324,4 @@ class Stack:
         ]
 
     def _cluster(self, plan: Plan, job: Job) -> Cluster:
-        return Cluster(
-            self.state, Path(plan.jars), Ports(plan.port_base), plan.taskmanagers, plan.metrics, job
-        )
+        return Cluster(self.state, Path(plan.jars), Ports(plan.port_base), plan.taskmanagers, plan.metrics, job)

@@ -18,21 +18,16 @@ def render_status(stack: Stack) -> RenderableType:
     """Every process with pid, ports, age, memory and restarts; the job; where to look."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("process", "state", "pid", "port", "since", "memory", "restarts"):
-        table.add_column(
-            column, justify="right" if column in ("pid", "memory", "restarts") else "left"
-        )
+        table.add_column(column, justify="right" if column in ("pid", "memory", "restarts") else "left")
     for server in stack.servers():
         _add(table, server)
     vitals = stack.supervisor.vitals()
     up = Text("up", "green") if vitals.pid else Text("down", "red")
-    table.add_row(
-        "supervisor", up, str(vitals.pid or ""), "", _ago(vitals.since), _mib(vitals.memory), ""
-    )
+    table.add_row("supervisor", up, str(vitals.pid or ""), "", _ago(vitals.since), _mib(vitals.memory), "")
     settings = stack.settings
     where = {
         "Kafka": settings.kafka.bootstrap,
-        "Cassandra": f"{settings.cassandra.hosts[0]}:{settings.cassandra.port}, "
-        f"keyspace {settings.keyspace}",
+        "Cassandra": f"{settings.cassandra.hosts[0]}:{settings.cassandra.port}, keyspace {settings.keyspace}",
         "logs": str(stack.state / "log"),
     }
     if stack.plan.job:
@@ -83,13 +78,7 @@ def _ago(since: float | None) -> str:
         return ""
     seconds = int(time.time() - since)
     hours, rest = divmod(seconds, 3600)
-    return (
-        f"{hours} h {rest // 60} min"
-        if hours
-        else f"{rest // 60} min {rest % 60} s"
-        if rest >= 60
-        else f"{rest} s"
-    )
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s" if rest >= 60 else f"{rest} s"
 
 
 def _mib(size: int | None) -> str:

@@ -54,9 +54,7 @@ class Supervisor:
             self._pause[server.name] = 0.0
         if alive_s < self._pause[server.name]:
             return
-        self._pause[server.name] = min(
-            max(FIRST_PAUSE_S, 2 * self._pause[server.name]), LONGEST_PAUSE_S
-        )
+        self._pause[server.name] = min(max(FIRST_PAUSE_S, 2 * self._pause[server.name]), LONGEST_PAUSE_S)
         self._started[server.name] = now
         say(f"{server.name} is dead; its last output is now {server.process.log_file.name}.1")
         checkpoint = newest_checkpoint(self._stack.state / "flink" / "checkpoints")
@@ -66,9 +64,7 @@ class Supervisor:
             say(f"{server.name} cannot be started: {error}")
             return
         origin = (
-            f" from {checkpoint.parent.name}/{checkpoint.name}"
-            if server.name == "jobmanager" and checkpoint
-            else ""
+            f" from {checkpoint.parent.name}/{checkpoint.name}" if server.name == "jobmanager" and checkpoint else ""
         )
         say(f"{server.name} started again{origin}, pid {server.process.pid}")
 

@@ -24,16 +24,12 @@ def java() -> str:
     program = str(Path(home) / "bin" / "java") if home else "java"
     remedy = f"install a JDK {JAVA} and let JAVA_HOME name its folder"
     try:
-        said = subprocess.run(
-            [program, "-version"], capture_output=True, text=True, check=True
-        ).stderr
+        said = subprocess.run([program, "-version"], capture_output=True, text=True, check=True).stderr
     except (OSError, subprocess.CalledProcessError) as error:
         raise UnreachableError(f"Java does not run ({program})", remedy) from error
     found = re.search(r'version "(?:1\.)?(\d+)', said)
     if found is None or int(found[1]) != JAVA:
-        raise UnreachableError(
-            f"Java {found[1] if found else 'of unknown version'} was found ({program})", remedy
-        )
+        raise UnreachableError(f"Java {found[1] if found else 'of unknown version'} was found ({program})", remedy)
     return program
 
 
@@ -69,9 +65,7 @@ def jars(server: str, cache: Path) -> Path:
         command += ["-DincludeScope=runtime", f"-DoutputDirectory={part}"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0 or not part.is_dir():
-            errors = [line for line in done.stdout.splitlines() if "ERROR" in line] or [
-                "no message"
-            ]
+            errors = [line for line in done.stdout.splitlines() if "ERROR" in line] or ["no message"]
             raise UnreachableError(
                 f"Maven could not fetch the jars of {server}: {errors[0][:300]}",
                 "see that this machine reaches a Maven repository, then try again",

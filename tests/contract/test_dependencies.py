@@ -47,10 +47,7 @@ def tops(file: Path) -> set[str]:
 def test_a_package_knows_itself_and_what_it_may_know_of_ours(package: str) -> None:
     files = files_of(package)
     assert files
-    foreign = {
-        str(file.relative_to(ROOT)): tops(file) & (OURS - MAY_IMPORT[package] - {package})
-        for file in files
-    }
+    foreign = {str(file.relative_to(ROOT)): tops(file) & (OURS - MAY_IMPORT[package] - {package}) for file in files}
     assert {name: known for name, known in foreign.items() if known} == {}
 
 
@@ -64,15 +61,8 @@ def test_contracts_open_no_connection_and_need_no_large_library(forbidden: set[s
 def test_the_operators_do_not_import_at_the_top_what_deadlocks_in_a_task_thread() -> None:
     # See streaming/model_slot.py: their bindings ask for the interpreter's lock in a wrong way.
     for file in files_of("streaming"):
-        top = {
-            n.name
-            for node in ast.parse(file.read_text()).body
-            if isinstance(node, ast.Import)
-            for n in node.names
-        }
-        assert not {name.split(".")[0] for name in top} & {"onnxruntime", "polars", "torch"}, (
-            file.name
-        )
+        top = {n.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import) for n in node.names}
+        assert not {name.split(".")[0] for name in top} & {"onnxruntime", "polars", "torch"}, file.name
 
 
 def test_parsing_finds_imports_of_every_form(tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ PER_SECOND = 150
 
 
 @pytest.fixture(scope="module")
-def job(
-    start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory
-) -> RunningJob:
+def job(start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
     """A job that serves FIRST, with a supervisor that brings back what dies."""
     job = start_job()
     job.publish(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))

@@ -23,11 +23,7 @@ def test_trending_until_the_first_model_and_for_strangers_after_it(
 
     def trends() -> bool:
         row = job.trending()
-        return (
-            row is not None
-            and row.item_ids == expected[: len(row.item_ids)]
-            and len(row.item_ids) == 50
-        )
+        return row is not None and row.item_ids == expected[: len(row.item_ids)] and len(row.item_ids) == 50
 
     job.eventually("the trending row counts every click of the last 48 hours", trends)
     trending = job.trending()

@@ -19,9 +19,7 @@ from tests.traffic import FIRST, ITEM_IDS, SECOND, make_clicks, told
 
 
 @pytest.fixture(scope="module")
-def job(
-    start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory
-) -> RunningJob:
+def job(start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
     """A job that serves the release FIRST."""
     job = start_job()
     job.publish(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))
@@ -60,9 +58,7 @@ def test_duplicates_change_nothing(job: RunningJob) -> None:
     written = {user: job.row(user) for user in oracle.events}
     before = job.metric("features_duplicates")
     job.click(clicks)
-    job.eventually(
-        "all duplicates are counted", lambda: job.metric("features_duplicates") == before + 200
-    )
+    job.eventually("all duplicates are counted", lambda: job.metric("features_duplicates") == before + 200)
     assert {user: job.row(user) for user in oracle.events} == written, "a row was written again"
 
 
@@ -93,12 +89,8 @@ def test_bad_records_are_dead_letters_and_their_neighbours_live(job: RunningJob)
         place = job.send(CLICKS, key, value)
         expected[place] = (reason, (value or b"")[:KEPT_BYTES], key or b"")
     job.agree(oracle, FIRST)
-    job.eventually(
-        "all dead letters arrive", lambda: len(job.dead_letters()) >= before + len(cases)
-    )
-    letters = [
-        letter for letter in job.dead_letters() if letter.topic == job.settings.topic(CLICKS)
-    ]
+    job.eventually("all dead letters arrive", lambda: len(job.dead_letters()) >= before + len(cases))
+    letters = [letter for letter in job.dead_letters() if letter.topic == job.settings.topic(CLICKS)]
     found = {(letter.partition, letter.offset): letter for letter in letters}
     for place, (reason, head, key) in expected.items():
         letter = found[place]
@@ -143,9 +135,7 @@ def test_an_item_that_is_not_available_leaves_the_next_list_and_comes_back(job: 
     job.eventually("both come back", lambda: listed(time.time_ns()) == {gone, dropped})
 
 
-def test_a_release_that_is_not_whole_is_refused_and_the_old_one_serves(
-    job: RunningJob, tmp_path: Path
-) -> None:
+def test_a_release_that_is_not_whole_is_refused_and_the_old_one_serves(job: RunningJob, tmp_path: Path) -> None:
     missing = make_release(tmp_path / "missing", *FIRST[:2], version="20260101-000001")
     (tmp_path / "missing" / "model.onnx").unlink()
     truncated = make_release(tmp_path / "truncated", *FIRST[:2], version="20260101-000002")
@@ -156,23 +146,15 @@ def test_a_release_that_is_not_whole_is_refused_and_the_old_one_serves(
     names.write_bytes(names.read_bytes().replace(b"item-000", b"item-zzz"))
     foreign = make_release(tmp_path / "foreign", *FIRST[:2], version="20260101-000004")
     foreign = dataclasses.replace(foreign, manifest_sha256="0" * 64)
-    silent = make_release(
-        tmp_path / "silent", *FIRST[:2], version="20260101-000005", model=b"no graph at all"
-    )
+    silent = make_release(tmp_path / "silent", *FIRST[:2], version="20260101-000005", model=b"no graph at all")
     for release in (missing, truncated, altered, foreign, silent):
         job.publish(release)
         user = f"refused-{release.version}"
 
         def refused(version: str = release.version, user: str = user) -> bool:
             # Refusals are told between two micro-batches, so there must be some.
-            job.click(
-                [Click(f"{user}-{time.time_ns()}", user, ITEM_IDS[7], int(time.time() * 1000))]
-            )
-            return any(
-                version in letter.detail
-                for letter in job.dead_letters()
-                if letter.reason == "release-refused"
-            )
+            job.click([Click(f"{user}-{time.time_ns()}", user, ITEM_IDS[7], int(time.time() * 1000))])
+            return any(version in letter.detail for letter in job.dead_letters() if letter.reason == "release-refused")
 
         job.eventually(f"{release.version} is refused", refused)
         row = job.row(user)
@@ -193,9 +175,7 @@ def test_a_release_that_is_not_whole_is_refused_and_the_old_one_serves(
         assert word in told_of
 
 
-def test_a_new_model_comes_in_while_events_flow_and_no_row_is_of_two(
-    job: RunningJob, tmp_path: Path
-) -> None:
+def test_a_new_model_comes_in_while_events_flow_and_no_row_is_of_two(job: RunningJob, tmp_path: Path) -> None:
     clicks = make_clicks("swap", 1200, users=20)
     oracle = told(clicks)
     users = list(oracle.events)
@@ -214,9 +194,7 @@ def test_a_new_model_comes_in_while_events_flow_and_no_row_is_of_two(
             written[user] = row.write_time
             seen.add(row.model_version)
             order = [item for item in best[row.model_version] if item in set(row.item_ids)]
-            assert set(row.item_ids) <= known[row.model_version] and row.item_ids == order, (
-                "a row of two models"
-            )
+            assert set(row.item_ids) <= known[row.model_version] and row.item_ids == order, "a row of two models"
 
     for number in range(0, len(clicks), 60):
         if number == 240:

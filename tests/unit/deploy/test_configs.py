@@ -30,9 +30,7 @@ def test_kafka_listens_on_the_loopback_with_the_ports_given(tmp_path: Path) -> N
         controller_port=1235,
         data="/d",
     )
-    lines = dict(
-        line.split("=", 1) for line in target.read_text().splitlines() if line and line[0] != "#"
-    )
+    lines = dict(line.split("=", 1) for line in target.read_text().splitlines() if line and line[0] != "#")
     assert lines["listeners"] == "CLIENTS://127.0.0.1:1234,CONTROLLER://127.0.0.1:1235"
     assert lines["log.dirs"] == "/d"
     assert lines["auto.create.topics.enable"] == "false"
@@ -66,9 +64,7 @@ def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Pat
         tmp="/t",
     )
     config = yaml.safe_load(target.read_text())
-    assert {
-        config[key] for key in config if key.endswith("bind-host") or key == "rest.bind-address"
-    } == {"127.0.0.1"}
+    assert {config[key] for key in config if key.endswith("bind-host") or key == "rest.bind-address"} == {"127.0.0.1"}
     assert config["execution.checkpointing.dir"] == "file:///with: colon/c"
     assert (config["rest.port"], config["parallelism.default"]) == (3, 4)
     parts = {
@@ -88,8 +84,4 @@ def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Pat
         )
     )
     overhead = parts["taskmanager.memory.process.size"] - used
-    assert (
-        parts["taskmanager.memory.jvm-overhead.min"]
-        <= overhead
-        <= parts["taskmanager.memory.jvm-overhead.max"]
-    )
+    assert parts["taskmanager.memory.jvm-overhead.min"] <= overhead <= parts["taskmanager.memory.jvm-overhead.max"]

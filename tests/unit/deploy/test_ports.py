@@ -57,9 +57,7 @@ def test_a_base_that_leaves_no_room_is_refused(base: int) -> None:
 def test_a_taken_port_is_named_with_its_purpose_and_a_remedy(listening: int) -> None:
     assert not is_free(listening)
     assert answers(listening)
-    with pytest.raises(
-        UnreachableError, match=rf"port {listening} \(Kafka\) is taken.*--free-ports"
-    ):
+    with pytest.raises(UnreachableError, match=rf"port {listening} \(Kafka\) is taken.*--free-ports"):
         require_free({"Kafka": listening})
 
 

@@ -22,9 +22,7 @@ def process(tmp_path: Path) -> Iterator[Process]:
     process.stop(grace_s=0)
 
 
-def test_it_is_found_again_by_another_reader_of_the_state_folder(
-    process: Process, tmp_path: Path
-) -> None:
+def test_it_is_found_again_by_another_reader_of_the_state_folder(process: Process, tmp_path: Path) -> None:
     pid = process.start(SLEEP)
     assert Process("sleeper", tmp_path).pid == pid
     assert process.vitals().memory is not None
@@ -82,8 +80,7 @@ def test_stop_ends_children_that_outlive_their_leader(process: Process, tmp_path
 def test_one_that_ignores_term_is_killed_after_the_grace(process: Process) -> None:
     mark = process.log_file
     stubborn = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
-        "print('up', flush=True); time.sleep(600)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);print('up', flush=True); time.sleep(600)"
     )
     process.start([sys.executable, "-c", stubborn])
     while "up" not in mark.read_text():
@@ -93,18 +90,14 @@ def test_one_that_ignores_term_is_killed_after_the_grace(process: Process) -> No
 
 
 def test_a_program_that_is_missing_is_one_line_with_a_remedy(process: Process) -> None:
-    with pytest.raises(
-        UnreachableError, match=r"sleeper cannot be started.*see that /no/such can be run"
-    ):
+    with pytest.raises(UnreachableError, match=r"sleeper cannot be started.*see that /no/such can be run"):
         process.start(["/no/such"])
 
 
 def test_the_output_of_the_life_before_stays_readable_and_the_error_in_it_is_found(
     process: Process,
 ) -> None:
-    process.start(
-        [sys.executable, "-c", "print('INFO fine'); print('ERROR no disk'); print('bye')"]
-    )
+    process.start([sys.executable, "-c", "print('INFO fine'); print('ERROR no disk'); print('bye')"])
     while process.pid is not None:
         time.sleep(0.02)
     assert process.last_words() == "ERROR no disk"

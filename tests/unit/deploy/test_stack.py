@@ -12,9 +12,7 @@ from schemas.errors import ConfigError
 
 
 def test_another_process_finds_the_same_plan(tmp_path: Path) -> None:
-    stack = Stack.create(
-        load_local_settings(state=tmp_path / "s", port_base=12_000), namespace="shop1"
-    )
+    stack = Stack.create(load_local_settings(state=tmp_path / "s", port_base=12_000), namespace="shop1")
     again = Stack.open(tmp_path / "s")
     assert again.plan == stack.plan
     assert again.settings.kafka.bootstrap == "127.0.0.1:12092"
@@ -33,9 +31,7 @@ def test_a_folder_without_a_stack_is_an_error_with_a_remedy(tmp_path: Path) -> N
         Stack.open(tmp_path)
 
 
-def test_a_running_stack_is_not_planned_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_running_stack_is_not_planned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = Stack.create(load_local_settings(state=tmp_path, port_base=12_000))
     monkeypatch.setattr(Stack, "running", lambda _: ["kafka"])
     with pytest.raises(ConfigError, match=r"kafka already run.*another port_base; run down first"):

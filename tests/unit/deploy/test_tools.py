@@ -18,9 +18,7 @@ def fake(folder: Path, name: str, script: str) -> Path:
     return program
 
 
-@pytest.mark.parametrize(
-    ("said", "found"), [("1.8.0_392", "8"), ("11.0.22", "11"), ("21.0.2", "21")]
-)
+@pytest.mark.parametrize(("said", "found"), [("1.8.0_392", "8"), ("11.0.22", "11"), ("21.0.2", "21")])
 def test_another_java_than_17_is_refused(
     said: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,9 +41,7 @@ def test_java_17_is_taken_from_java_home(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_full_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, tools.FREE_DISK - 1)
-    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, tools.FREE_DISK - 1))
     with pytest.raises(UnreachableError, match=r"only 3\.0 GiB are free.*--state"):
         tools.require_disk(tmp_path)
 

@@ -34,35 +34,25 @@ def schema_in(file: str) -> Any:
 
 
 def test_every_schema_file_is_a_version_written_down_here() -> None:
-    files = {
-        file.name for file in resources.files("schemas").iterdir() if file.name.endswith(".avsc")
-    }
+    files = {file.name for file in resources.files("schemas").iterdir() if file.name.endswith(".avsc")}
     assert files == set(HEADERS)
 
 
 @pytest.mark.parametrize(("file", "header"), HEADERS.items())
-def test_a_published_version_keeps_its_fingerprint_and_stays_readable(
-    file: str, header: str
-) -> None:
+def test_a_published_version_keeps_its_fingerprint_and_stays_readable(file: str, header: str) -> None:
     record = file.split(".", maxsplit=1)[0]
     assert published(record).by_fingerprint[bytes.fromhex(header)[2:]] == schema_in(file)
 
 
 @pytest.mark.parametrize("record", sorted({file.split(".")[0] for file in HEADERS}))
 def test_the_highest_version_is_the_one_written_and_the_readers(record: str) -> None:
-    newest = max(
-        (f for f in HEADERS if f.startswith(record + ".")), key=lambda f: int(f.split(".")[1][1:])
-    )
+    newest = max((f for f in HEADERS if f.startswith(record + ".")), key=lambda f: int(f.split(".")[1][1:]))
     assert published(record).header.hex() == HEADERS[newest]
     assert published(record).latest == schema_in(newest)
 
 
-def test_versions_are_numbers_and_older_ones_stay_readable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = {
-        n: {"type": "record", "name": "Thing", "fields": [_number(f"f{n}")]} for n in (1, 9, 10)
-    }
+def test_versions_are_numbers_and_older_ones_stay_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {n: {"type": "record", "name": "Thing", "fields": [_number(f"f{n}")]} for n in (1, 9, 10)}
     for n, schema in made.items():
         (tmp_path / f"thing.v{n}.avsc").write_text(json.dumps(schema))
     (tmp_path / "thing.v11.avsc.orig").write_text("{}")
@@ -130,19 +120,13 @@ def test_a_single_record_says_why_it_cannot_be_read() -> None:
     good = encode("erasure", FIELDS)
     assert decode("erasure", None, 3) == BadRecord(3, "empty", "no value")
     assert decode("erasure", b"", 3) == BadRecord(3, "empty", "no value")
-    assert decode("erasure", good + b"ab", 3) == BadRecord(
-        3, "malformed", "2 bytes after the record's end"
-    )
+    assert decode("erasure", good + b"ab", 3) == BadRecord(3, "malformed", "2 bytes after the record's end")
     assert decode("item", good) == BadRecord(0, "unknown-schema", "fingerprint 441af1ce79229dc1")
-    assert decode("erasure", b"{}") == BadRecord(
-        0, "unknown-framing", "starts with 7b 7d; expected c3 01"
-    )
+    assert decode("erasure", b"{}") == BadRecord(0, "unknown-framing", "starts with 7b 7d; expected c3 01")
     large = decode("erasure", bytes(65_537))
     assert large == BadRecord(0, "oversized", "65537 bytes; the limit is 65536")
     reasons = [
-        verdict.reason
-        for n in range(len(good))
-        if isinstance(verdict := decode("erasure", good[:n]), BadRecord)
+        verdict.reason for n in range(len(good)) if isinstance(verdict := decode("erasure", good[:n]), BadRecord)
     ]
     assert reasons == ["empty"] + ["unknown-framing"] * 9 + ["malformed"] * (len(good) - 10)
 
@@ -154,11 +138,7 @@ def test_the_frame_of_a_registry_counts_where_one_is_configured() -> None:
 
     def registry(schema_id: int) -> dict[str, Any] | None:
         asked.append(schema_id)
-        return (
-            json.loads((resources.files("schemas") / "erasure.v1.avsc").read_text())
-            if schema_id == 258
-            else None
-        )
+        return json.loads((resources.files("schemas") / "erasure.v1.avsc").read_text()) if schema_id == 258 else None
 
     assert decode("erasure", raw, 0, registry) == FIELDS
     assert decode("erasure", b"\0\0\0\0\1" + body, 0, registry) == BadRecord(
@@ -178,7 +158,5 @@ def test_a_registered_schema_of_another_record_is_malformed_and_does_not_raise()
 
 
 def test_a_registered_schema_that_is_no_record_does_not_stop_a_batch() -> None:
-    _, bad = decode_clicks(
-        [b"\0\0\0\0\1\0"], [b"u"], NOW_MS, lambda _: {"type": "array", "items": "string"}
-    )
+    _, bad = decode_clicks([b"\0\0\0\0\1\0"], [b"u"], NOW_MS, lambda _: {"type": "array", "items": "string"})
     assert [b.reason for b in bad] == ["unknown-schema"]

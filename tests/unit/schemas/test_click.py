@@ -20,12 +20,12 @@ from schemas.avro import MAX_VALUE_BYTES, BadRecord, Schema, published, without_
 from schemas.click import (
     ACTIONS,
     MAX_AHEAD_MS,
-    MAX_ID_BYTES,
     Click,
     Clicks,
     decode_clicks,
     encode_click,
 )
+from schemas.ids import MAX_ID_BYTES
 from tests.unit.schemas.wire import HEADER, NOW_MS, USER, body, integer, some, text, value
 
 LATEST = published("click_event").latest
@@ -76,9 +76,7 @@ def one(raw: bytes | None, key: bytes | None = USER) -> BadRecord:
 
 @given(st.lists(CLICK, max_size=12))
 def test_what_a_producer_encodes_is_what_the_job_reads(clicks: list[Click]) -> None:
-    decoded, bad = decode_clicks(
-        [encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], NOW_MS
-    )
+    decoded, bad = decode_clicks([encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], NOW_MS)
     assert bad == []
     assert rows_of(decoded) == [row_of(n, c) for n, c in enumerate(clicks)]
 
@@ -87,18 +85,14 @@ def test_hashes_are_those_of_the_ids() -> None:
     from schemas.ids import hash_ids
 
     clicks = [Click(f"event-{n}", f"user-{n % 2}", "商品" * n, NOW_MS) for n in range(1, 5)]
-    decoded, _ = decode_clicks(
-        [encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], NOW_MS
-    )
+    decoded, _ = decode_clicks([encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], NOW_MS)
     assert decoded.event_hash.tolist() == hash_ids([c.event_id for c in clicks]).tolist()
     assert decoded.user_hash.tolist() == hash_ids([c.user_id for c in clicks]).tolist()
     assert decoded.item_hash.tolist() == hash_ids([c.item_id for c in clicks]).tolist()
 
 
 def test_the_bytes_of_version_1_never_change() -> None:
-    click = Click(
-        "event-1", "user-1", "item-1", NOW_MS, "CART", 20, 2.5, "list-1", {"page": "home"}
-    )
+    click = Click("event-1", "user-1", "item-1", NOW_MS, "CART", 20, 2.5, "list-1", {"page": "home"})
     expected = body(
         action=integer(2),
         dwell_ms=some(integer(20)),
@@ -183,9 +177,7 @@ def test_a_bad_user_id_is_refused_even_with_its_own_key(user: str) -> None:
 
 
 GOOD = {
-    "exactly 64 KiB": value(
-        context=integer(1) + text("k") + text("v" * (MAX_VALUE_BYTES - 49)) + integer(0)
-    ),
+    "exactly 64 KiB": value(context=integer(1) + text("k") + text("v" * (MAX_VALUE_BYTES - 49)) + integer(0)),
     "first moment of 2000": value(event_time=integer(946_684_800_000)),
     "five minutes ahead": value(event_time=integer(NOW_MS + MAX_AHEAD_MS)),
     "longest id": value(item_id=text("x" * MAX_ID_BYTES)),
@@ -206,9 +198,7 @@ def test_the_largest_value_is_64_kib() -> None:
 
 
 def test_a_value_cut_at_any_byte_is_a_dead_letter() -> None:
-    whole = encode_click(
-        Click("event-1", "user-1", "商品", NOW_MS, "LIKE", 9, 1.5, "list", {"a": "b"})
-    )
+    whole = encode_click(Click("event-1", "user-1", "商品", NOW_MS, "LIKE", 9, 1.5, "list", {"a": "b"}))
     values = [whole[:n] for n in range(len(whole) + 1)]
     clicks, bad = decode_clicks(values, [USER] * len(values), NOW_MS)
     assert clicks.positions.tolist() == [len(whole)]
@@ -220,13 +210,8 @@ def test_a_value_cut_at_any_byte_is_a_dead_letter() -> None:
 def test_a_detail_says_what_is_wrong_and_with_which_field() -> None:
     assert one(value(item_id=integer(-5))).detail == "breaks at item_id"
     assert one(value() + b"\0").detail == "breaks at the end"
-    assert (
-        one(value(event_time=integer(NOW_MS + 360_000))).detail
-        == f"event_time {NOW_MS + 360_000} is 360 s ahead"
-    )
-    assert (
-        one(value(item_id=text("x" * 300))).detail == "item_id has 300 bytes; 1 to 256 are allowed"
-    )
+    assert one(value(event_time=integer(NOW_MS + 360_000))).detail == f"event_time {NOW_MS + 360_000} is 360 s ahead"
+    assert one(value(item_id=text("x" * 300))).detail == "item_id has 300 bytes; 1 to 256 are allowed"
     assert one(b"{}").detail == "starts with 7b 7d; expected c3 01"
 
 
@@ -245,9 +230,7 @@ def test_bad_records_anywhere_leave_their_neighbours_as_they_are(
         batch.insert(place, (raw, USER, None, reason))
     decoded, bad = decode_clicks([b[0] for b in batch], [b[1] for b in batch], NOW_MS)
     assert rows_of(decoded) == [row_of(n, b[2]) for n, b in enumerate(batch) if b[2] is not None]
-    assert [(r.position, r.reason) for r in bad] == [
-        (n, b[3]) for n, b in enumerate(batch) if b[2] is None
-    ]
+    assert [(r.position, r.reason) for r in bad] == [(n, b[3]) for n, b in enumerate(batch) if b[2] is None]
 
 
 def _bytes_flipped(raw: bytes, changes: Sequence[tuple[int, int]]) -> bytes:
@@ -262,12 +245,7 @@ FLIPPED = st.builds(
     CLICK,
     st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
 )
-NOISE = (
-    st.none()
-    | st.binary(max_size=80)
-    | st.binary(max_size=80).map(lambda raw: HEADER + raw)
-    | FLIPPED
-)
+NOISE = st.none() | st.binary(max_size=80) | st.binary(max_size=80).map(lambda raw: HEADER + raw) | FLIPPED
 
 
 @given(st.lists(st.tuples(NOISE, st.none() | st.binary(max_size=8)), max_size=12))
@@ -275,18 +253,13 @@ def test_every_record_of_any_bytes_is_a_row_or_a_bad_record_once(
     batch: list[tuple[bytes | None, bytes | None]],
 ) -> None:
     decoded, bad = decode_clicks([raw for raw, _ in batch], [key for _, key in batch], NOW_MS)
-    assert sorted([*decoded.positions.tolist(), *(r.position for r in bad)]) == list(
-        range(len(batch))
-    )
+    assert sorted([*decoded.positions.tolist(), *(r.position for r in bad)]) == list(range(len(batch)))
     assert decoded.positions.tolist() == sorted(decoded.positions.tolist())
     assert [r.position for r in bad] == sorted(r.position for r in bad)
     for position, *_ in rows_of(decoded):
         raw = batch[position][0]
         assert raw is not None
-        assert (
-            batch[position][1]
-            == decoded.user_ids[decoded.positions.tolist().index(position)].encode()
-        )
+        assert batch[position][1] == decoded.user_ids[decoded.positions.tolist().index(position)].encode()
         fastavro.schemaless_reader(BytesIO(raw[len(HEADER) :]), LATEST, LATEST)
 
 
@@ -298,13 +271,9 @@ def test_no_records_are_no_rows() -> None:
 # ── several versions of the producers' schema in one batch, named by a Schema Registry ──────────
 
 
-def _with_fields(
-    change: dict[str, Any], drop: tuple[str, ...] = (), add: tuple[Schema, ...] = ()
-) -> Schema:
+def _with_fields(change: dict[str, Any], drop: tuple[str, ...] = (), add: tuple[Schema, ...] = ()) -> Schema:
     kept = [f for f in LATEST["fields"] if f["name"] not in drop]
-    fields = [
-        {"name": f["name"], "type": change[f["name"]]} if f["name"] in change else f for f in kept
-    ]
+    fields = [{"name": f["name"], "type": change[f["name"]]} if f["name"] in change else f for f in kept]
     return {**LATEST, "fields": [*fields, *add]}
 
 
@@ -335,9 +304,7 @@ MADE: dict[int, dict[str, Any]] = {
 def framed(version: int, click: Click) -> bytes:
     out = BytesIO()
     out.write(b"\0" + version.to_bytes(4, "big"))
-    fastavro.schemaless_writer(
-        out, without_logical_types(WRITERS[version]), {**asdict(click), **MADE[version]}
-    )
+    fastavro.schemaless_writer(out, without_logical_types(WRITERS[version]), {**asdict(click), **MADE[version]})
     return out.getvalue()
 
 
@@ -345,9 +312,7 @@ def framed(version: int, click: Click) -> bytes:
 def test_producers_of_several_versions_are_read_in_one_batch_as_avro_resolves_them(
     batch: list[tuple[int, Click]],
 ) -> None:
-    values = [
-        framed(version, click) if version else encode_click(click) for version, click in batch
-    ]
+    values = [framed(version, click) if version else encode_click(click) for version, click in batch]
     clicks, bad = decode_clicks(values, [c.user_id.encode() for _, c in batch], NOW_MS, WRITERS.get)
     expected = []
     for position, (version, click) in enumerate(batch):
@@ -370,9 +335,7 @@ def test_producers_of_several_versions_are_read_in_one_batch_as_avro_resolves_th
 
 def test_a_symbol_we_do_not_know_and_a_missing_action_are_the_default() -> None:
     click = Click("e", "u", "i", NOW_MS, "PURCHASE")
-    clicks, _ = decode_clicks(
-        [framed(5, click), framed(6, click)], [b"u", b"u"], NOW_MS, WRITERS.get
-    )
+    clicks, _ = decode_clicks([framed(5, click), framed(6, click)], [b"u", b"u"], NOW_MS, WRITERS.get)
     assert [ACTIONS[code] for code in clicks.action.tolist()] == ["CLICK", "CLICK"]
 
 
@@ -444,9 +407,7 @@ def test_selected_rows_keep_their_order_and_their_texts() -> None:
     import numpy as np
 
     made = [Click(f"e{n}", f"u{n}", f"item-{n}", NOW_MS + n, ACTIONS[n]) for n in range(5)]
-    clicks, _ = decode_clicks(
-        [encode_click(c) for c in made], [c.user_id.encode() for c in made], NOW_MS
-    )
+    clicks, _ = decode_clicks([encode_click(c) for c in made], [c.user_id.encode() for c in made], NOW_MS)
     assert rows_of(clicks.select(np.array([3, 1]))) == [row_of(3, made[3]), row_of(1, made[1])]
     assert rows_of(clicks.select(clicks.event_time > NOW_MS + 2)) == [
         row_of(3, made[3]),

@@ -79,12 +79,7 @@ MAPS = {
     "one block": integer(3) + entries(3) + integer(0),
     "two blocks": integer(2) + entries(2) + integer(1) + entries(1) + integer(0),
     "with its size": integer(-3) + integer(len(entries(3))) + entries(3) + integer(0),
-    "both kinds": integer(-2)
-    + integer(len(entries(2)))
-    + entries(2)
-    + integer(1)
-    + entries(1)
-    + integer(0),
+    "both kinds": integer(-2) + integer(len(entries(2))) + entries(2) + integer(1) + entries(1) + integer(0),
     "256 entries": integer(256) + entries(256) + integer(0),
 }
 
@@ -124,9 +119,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize(("broken", "field"), BREAKS.values(), ids=BREAKS)
-def test_a_broken_record_fails_at_its_field_and_harms_no_neighbour(
-    broken: bytes, field: str
-) -> None:
+def test_a_broken_record_fails_at_its_field_and_harms_no_neighbour(broken: bytes, field: str) -> None:
     whole = [value(event_id=text("before")), value(event_id=text("after"))]
     columns = decode_columns([whole[0], HEADER + broken, whole[1]], len(HEADER), CLICK)
     assert columns.failed.tolist() == [False, True, False]

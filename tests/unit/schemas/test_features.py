@@ -65,9 +65,7 @@ def test_empty_places_and_the_first_event_are_padding() -> None:
     assert inputs["item_index"].tolist() == [[0, 0, 3, 0]]
     assert inputs["action"].tolist() == [[0, 0, 1, 3]]
     assert inputs["gap"].tolist() == [[0, 0, 0, 2]]
-    assert {name: values.dtype for name, values in inputs.items()} == dict.fromkeys(
-        inputs, np.dtype(np.int64)
-    )
+    assert {name: values.dtype for name, values in inputs.items()} == dict.fromkeys(inputs, np.dtype(np.int64))
 
 
 def test_inputs_of_an_event_do_not_depend_on_later_ones() -> None:
@@ -106,9 +104,7 @@ def test_an_empty_place_and_an_empty_vocabulary_know_nothing() -> None:
 )
 def test_a_vocabulary_is_a_plain_look_up(ids: list[str], asked: list[str]) -> None:
     place = {item: n for n, item in enumerate(ids, 1)}
-    assert Vocabulary(ids).index_of(hash_ids(asked)).tolist() == [
-        place.get(item, 0) for item in asked
-    ]
+    assert Vocabulary(ids).index_of(hash_ids(asked)).tolist() == [place.get(item, 0) for item in asked]
 
 
 def named(states: States) -> dict[str, float]:
@@ -166,9 +162,7 @@ def test_counters_are_those_of_plain_python(seed: int, count: int) -> None:
     chance = random.Random(seed)
     time, clicks = NOW_MS, []
     for n in range(count):
-        time += chance.choice(
-            (0, 1500, 60_000, SESSION_PAUSE_MS, SESSION_PAUSE_MS + 1, 5 * 3_600_000)
-        )
+        time += chance.choice((0, 1500, 60_000, SESSION_PAUSE_MS, SESSION_PAUSE_MS + 1, 5 * 3_600_000))
         clicks.append(Click(f"e{n}", "u", f"i{n % 7}", time, chance.choice(ACTIONS)))
     oracle = Oracle()
     for click in clicks:
@@ -179,9 +173,7 @@ def test_counters_are_those_of_plain_python(seed: int, count: int) -> None:
 
 
 def test_a_model_is_fed_history_and_counters_of_the_state() -> None:
-    states = state_of(
-        [Click("1", "u", "fig", NOW_MS, "LIKE"), Click("2", "u", "kiwi", NOW_MS + 4000, "VIEW")]
-    )
+    states = state_of([Click("1", "u", "fig", NOW_MS, "LIKE"), Click("2", "u", "kiwi", NOW_MS + 4000, "VIEW")])
     inputs = model_inputs(states, Vocabulary(["pear", "fig"]))
     assert set(inputs) == {"item_index", "action", "gap", "counters"}
     assert inputs["item_index"].tolist() == [[0] * (HISTORY - 2) + [2, 0]]

@@ -66,12 +66,8 @@ def test_no_id_hashes_to_the_mark_of_an_empty_place() -> None:
     assert one.tolist() == [SEED]
 
 
-@given(
-    st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8)
-)
-def test_a_span_of_a_buffer_hashes_like_its_bytes_alone(
-    raw: bytes, ends: list[tuple[int, int]]
-) -> None:
+@given(st.binary(max_size=60), st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8))
+def test_a_span_of_a_buffer_hashes_like_its_bytes_alone(raw: bytes, ends: list[tuple[int, int]]) -> None:
     pairs = [sorted((min(a, len(raw)), min(b, len(raw)))) for a, b in ends]
     start = np.array([a for a, _ in pairs], np.int64)
     length = np.array([b - a for a, b in pairs], np.int64)

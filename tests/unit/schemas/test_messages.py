@@ -75,9 +75,7 @@ def test_a_null_value_says_the_item_is_gone() -> None:
         (b'{"item_id": "a"}', b"a", "unknown-framing"),
     ],
 )
-def test_an_item_that_cannot_be_used_says_why(
-    value: bytes | None, key: bytes | None, expected: str
-) -> None:
+def test_an_item_that_cannot_be_used_says_why(value: bytes | None, key: bytes | None, expected: str) -> None:
     assert reason(decode_item(value, key, 7)) == expected
 
 
@@ -102,9 +100,7 @@ def test_an_erasure_names_its_user(user: str, requested_at: int | None) -> None:
         (encode_item(Item("a")), b"a", "unknown-schema"),
     ],
 )
-def test_an_erasure_that_cannot_be_used_says_why(
-    value: bytes | None, key: bytes | None, expected: str
-) -> None:
+def test_an_erasure_that_cannot_be_used_says_why(value: bytes | None, key: bytes | None, expected: str) -> None:
     assert reason(decode_erasure(value, key, 7)) == expected
 
 
@@ -121,10 +117,7 @@ def test_a_release_is_for_all_users_unless_it_says_otherwise() -> None:
 
 def test_a_release_that_cannot_be_read_says_why() -> None:
     assert reason(decode_release(None, 7)) == "empty"
-    assert (
-        reason(decode_release(encode_release(ModelRelease("v", "u", "d", 1))[:-2], 7))
-        == "malformed"
-    )
+    assert reason(decode_release(encode_release(ModelRelease("v", "u", "d", 1))[:-2], 7)) == "malformed"
     with pytest.raises((ValueError, TypeError)):
         encode_release(ModelRelease("v", "u", "d", 1, stage="beta"))  # type: ignore[arg-type]
 
@@ -134,9 +127,7 @@ def buried(value: bytes | None, key: bytes | None = b"user-1") -> DeadLetter:
 
 
 @given(st.none() | st.binary(max_size=50), st.none() | st.binary(max_size=10))
-def test_a_dead_letter_brings_back_the_original_bytes(
-    value: bytes | None, key: bytes | None
-) -> None:
+def test_a_dead_letter_brings_back_the_original_bytes(value: bytes | None, key: bytes | None) -> None:
     letter = decode_dead_letter(encode_dead_letter(buried(value, key)))
     expected: dict[str, Any] = {
         "value": value,

@@ -18,8 +18,7 @@ def columns_in(statement: str) -> dict[str, str]:
     inside = statement[statement.index("(") + 1 : statement.rindex("\n)")]
     lines = [line.split("--")[0].strip().rstrip(",") for line in inside.strip().splitlines()]
     return {
-        name: kind.removesuffix(" PRIMARY KEY")
-        for name, kind in (re.split(r"\s+", line, maxsplit=1) for line in lines)
+        name: kind.removesuffix(" PRIMARY KEY") for name, kind in (re.split(r"\s+", line, maxsplit=1) for line in lines)
     }
 
 
@@ -68,10 +67,7 @@ def test_statements_of_a_row() -> None:
         "(scope, item_ids, scores, source, model_version, event_time, scored_at) "
         "VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ? AND TIMESTAMP ?"
     )
-    assert (
-        delete_statement("shop1")
-        == "DELETE FROM shop1.recommendations USING TIMESTAMP ? WHERE user_id = ?"
-    )
+    assert delete_statement("shop1") == "DELETE FROM shop1.recommendations USING TIMESTAMP ? WHERE user_id = ?"
     assert select_statement("shop1", "recommendations") == (
         "SELECT user_id, item_ids, scores, source, model_version, event_time, scored_at "
         "FROM shop1.recommendations WHERE user_id = ?"
@@ -99,6 +95,4 @@ def test_topics_are_the_five_of_the_contract() -> None:
     assert by_name["items"].config == {"cleanup.policy": "compact"}
     assert by_name["model-releases"].config == {"retention.ms": "-1"}
     # A full collection reads both anew: what was erased must not come back with the clicks.
-    assert int(by_name["erasures"].config["retention.ms"]) > int(
-        by_name["clicks"].config["retention.ms"]
-    )
+    assert int(by_name["erasures"].config["retention.ms"]) > int(by_name["clicks"].config["retention.ms"])

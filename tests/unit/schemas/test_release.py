@@ -69,9 +69,7 @@ def test_a_manifest_that_was_not_announced_is_refused() -> None:
 def test_a_file_must_be_the_one_of_the_manifest() -> None:
     manifest = Manifest(**FIELDS)
     check_file(manifest, "items", b"a\nb\nc\n")
-    with pytest.raises(
-        ModelRefused, match="items of release 20260101-000000 has 5 bytes, promised were 6"
-    ):
+    with pytest.raises(ModelRefused, match="items of release 20260101-000000 has 5 bytes, promised were 6"):
         check_file(manifest, "items", b"a\nb\nc")
     with pytest.raises(ModelRefused, match="items of release 20260101-000000 has a wrong digest"):
         check_file(manifest, "items", b"a\nb\nx\n")
@@ -89,9 +87,7 @@ def test_a_file_must_be_the_one_of_the_manifest() -> None:
         (ModelRefused, 5),
     ],
 )
-def test_an_error_is_one_line_with_cause_and_remedy_and_its_own_exit_code(
-    kind: type[FreshrecError], code: int
-) -> None:
+def test_an_error_is_one_line_with_cause_and_remedy_and_its_own_exit_code(kind: type[FreshrecError], code: int) -> None:
     error = kind("the port is taken", "choose another")
     assert str(error) == "the port is taken; choose another"
     assert (error.cause, error.remedy, error.exit_code) == (

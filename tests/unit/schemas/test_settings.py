@@ -41,9 +41,7 @@ def test_without_any_setting_everything_has_a_default() -> None:
 def test_flags_win_over_the_environment_and_that_over_the_file(
     empty_place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(
-        empty_place, 'namespace = "file"\n[kafka]\nbootstrap = "file:1"\n[cassandra]\nport = 1001\n'
-    )
+    write(empty_place, 'namespace = "file"\n[kafka]\nbootstrap = "file:1"\n[cassandra]\nport = 1001\n')
     assert load_settings(Settings).namespace == "file"
     monkeypatch.setenv("FRESHREC_NAMESPACE", "env")
     monkeypatch.setenv("FRESHREC_KAFKA__BOOTSTRAP", "env:1")
@@ -56,21 +54,15 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
     assert load_settings(Settings).namespace == "env"
 
 
-def test_sections_of_two_places_are_merged_key_by_key(
-    empty_place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sections_of_two_places_are_merged_key_by_key(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(empty_place, "[streaming]\nwindow_ms = 50\nparallelism = 2\n")
     monkeypatch.setenv("FRESHREC_STREAMING__PARALLELISM", "3")
     section = load_settings(Settings).streaming
     assert (section.window_ms, section.parallelism) == (50, 3)
 
 
-def test_freshrec_config_names_another_file(
-    empty_place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(
-        "FRESHREC_CONFIG", str(write(empty_place, 'namespace = "other"\n', "other.toml"))
-    )
+def test_freshrec_config_names_another_file(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FRESHREC_CONFIG", str(write(empty_place, 'namespace = "other"\n', "other.toml")))
     assert load_settings(CommonSettings).namespace == "other"
 
 
@@ -88,9 +80,7 @@ def test_freshrec_config_must_name_a_file(monkeypatch: pytest.MonkeyPatch) -> No
         ("[casandra]\nport = 5\n", "casandra", "cassandra"),
     ],
 )
-def test_an_unknown_key_in_the_file_names_the_nearest(
-    empty_place: Path, text: str, key: str, nearest: str
-) -> None:
+def test_an_unknown_key_in_the_file_names_the_nearest(empty_place: Path, text: str, key: str, nearest: str) -> None:
     write(empty_place, text)
     message = refusal()
     assert message.startswith(f"{key} in freshrec.toml")
@@ -124,9 +114,7 @@ def test_a_flag_that_is_no_setting_is_refused() -> None:
     assert "did you mean namespace?" in refusal(namspace="x")
 
 
-def test_sections_of_the_other_packages_are_theirs_to_check(
-    empty_place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sections_of_the_other_packages_are_theirs_to_check(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(empty_place, "[trainer]\nanything = 1\n")
     monkeypatch.setenv("FRESHREC_TRAINER__MORE", "2")
     monkeypatch.setenv("FRESHREC_LOCAL_STATE", "/x")
@@ -142,9 +130,7 @@ def test_sections_of_the_other_packages_are_theirs_to_check(
         ("FRESHREC_NAMESPACE", "Shop 1", "namespace = 'Shop 1'"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_key(
-    name: str, value: str, key: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_value_is_named_with_its_key(name: str, value: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert refusal().startswith(key)
 

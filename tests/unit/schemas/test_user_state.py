@@ -53,9 +53,7 @@ def apply(records: dict[str, bytes], batch: Sequence[Click]) -> Applied:
     clicks = columns_of(batch)
     users = sorted(set(clicks.user_ids))
     states = load_states([records.get(user) for user in users])
-    applied = apply_events(
-        states, np.array([users.index(user) for user in clicks.user_ids]), clicks
-    )
+    applied = apply_events(states, np.array([users.index(user) for user in clicks.user_ids]), clicks)
     records.update(zip(users, dump_states(states), strict=True))
     return applied
 
@@ -82,11 +80,7 @@ def plain_counts(clicks: Sequence[Click]) -> dict[str, list[int]]:
     newest = max(c.event_time for c in clicks)
     counts = {}
     for window in WINDOWS:
-        within = [
-            c
-            for c in clicks
-            if c.event_time // window.width_ms > newest // window.width_ms - window.buckets
-        ]
+        within = [c for c in clicks if c.event_time // window.width_ms > newest // window.width_ms - window.buckets]
         counted = Counter(c.action for c in within)
         counts[window.name] = [counted[action] for action in ACTIONS]
     return counts
@@ -169,10 +163,7 @@ def test_events_too_old_for_a_full_ring_are_late_and_counted_all_the_same() -> N
     assert state["item"].tolist() == ring
     assert window_counts(state, WINDOWS[0])[0, ACTIONS.index("CART")] == 1
     assert apply(records, [new]).late.tolist() == [False]
-    assert (
-        load_states([records["ann"]])["item"][0].tolist()
-        == ring[0][1:] + hash_ids(["new"]).tolist()
-    )
+    assert load_states([records["ann"]])["item"][0].tolist() == ring[0][1:] + hash_ids(["new"]).tolist()
 
 
 def test_nothing_is_late_while_the_ring_has_room() -> None:
@@ -273,9 +264,7 @@ def test_a_record_of_layout_1_stays_readable() -> None:
     assert state["item"][0].tolist() == hash_ids([c.item_id for c in newest]).tolist()
     assert state["event_time"][0].tolist() == [c.event_time for c in newest]
     assert state["action"][0].tolist() == [ACTIONS.index(c.action) for c in newest]
-    assert {w.name: window_counts(state, w)[0].tolist() for w in WINDOWS} == plain_counts(
-        _once(clicks)
-    )
+    assert {w.name: window_counts(state, w)[0].tolist() for w in WINDOWS} == plain_counts(_once(clicks))
     assert state["last_write"].tolist() == [1_767_225_600_123_456]
 
 

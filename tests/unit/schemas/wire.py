@@ -45,9 +45,7 @@ def body(
     context: bytes = NULL,
 ) -> bytes:
     """The body of version 1, each field given as its bytes."""
-    return b"".join(
-        (event_id, user_id, item_id, event_time, action, dwell_ms, value, request_id, context)
-    )
+    return b"".join((event_id, user_id, item_id, event_time, action, dwell_ms, value, request_id, context))
 
 
 def value(**parts: bytes) -> bytes:
@@ -59,8 +57,6 @@ def columns_of(clicks: Sequence[Click]) -> Clicks:
     """These clicks, through the wire and back; all must be good."""
     from schemas.click import encode_click
 
-    decoded, bad = decode_clicks(
-        [encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], 2**62
-    )
+    decoded, bad = decode_clicks([encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], 2**62)
     assert bad == []
     return decoded

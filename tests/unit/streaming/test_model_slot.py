@@ -182,9 +182,7 @@ BROKEN: dict[str, tuple[dict[str, Callable[[], bytes]], str]] = {
     ),
     "one NaN among the scores": (
         {
-            "model": lambda: with_constant(
-                "base", np.array([[0, 1, 2, np.nan, 4, 5, 6]], np.float32)
-            ),
+            "model": lambda: with_constant("base", np.array([[0, 1, 2, np.nan, 4, 5, 6]], np.float32)),
             "warmup": packed,
         },
         "not numbers|finite",
@@ -224,11 +222,7 @@ BROKEN: dict[str, tuple[dict[str, Callable[[], bytes]], str]] = {
         "warm-?up",
     ),
     "fewer expected than shown": (
-        {
-            "warmup": lambda: packed(
-                top_index=expected()["top_index"][:, :3], top_score=expected()["top_score"][:, :3]
-            )
-        },
+        {"warmup": lambda: packed(top_index=expected()["top_index"][:, :3], top_score=expected()["top_score"][:, :3])},
         "warm-?up",
     ),
     "other items in the warm-up": (
@@ -263,9 +257,7 @@ def test_a_release_with_sound_digests_and_broken_contents_is_refused(
 
 def test_scores_may_differ_in_their_last_digits(tmp_path: Path) -> None:
     nearly = packed(top_score=expected()["top_score"] * np.float32(1.001))
-    assert (
-        load(make_release(tmp_path, ITEMS, FAVOURITES, warmup=nearly), CPU, 1).vocabulary.size == 6
-    )
+    assert load(make_release(tmp_path, ITEMS, FAVOURITES, warmup=nearly), CPU, 1).vocabulary.size == 6
 
 
 def test_the_items_may_end_without_a_line_feed(tmp_path: Path) -> None:
@@ -289,9 +281,7 @@ def version(model: Model | None) -> str | None:
 
 def test_a_model_goes_into_service_when_it_is_taken(slot: ModelSlot, tmp_path: Path) -> None:
     assert slot.take() == (None, False)
-    assert (
-        slot.offer(make_release(tmp_path, ITEMS, FAVOURITES, "20260101-000001")).result(60) is True
-    )
+    assert slot.offer(make_release(tmp_path, ITEMS, FAVOURITES, "20260101-000001")).result(60) is True
     assert slot.current is None
     model, swapped = slot.take()
     assert (version(model), swapped) == ("20260101-000001", True)
@@ -309,10 +299,7 @@ def test_a_refused_release_leaves_the_model_in_service(slot: ModelSlot, tmp_path
     assert release == bad
     assert "model.onnx of release 20260101-000002" in str(error)
     assert slot.refused.empty()
-    assert (
-        slot.offer(make_release(tmp_path / "c", ITEMS, FAVOURITES, "20260101-000003")).result(60)
-        is True
-    )
+    assert slot.offer(make_release(tmp_path / "c", ITEMS, FAVOURITES, "20260101-000003")).result(60) is True
     assert version(slot.take()[0]) == "20260101-000003"
 
 

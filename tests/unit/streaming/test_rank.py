@@ -47,9 +47,7 @@ def states_of(*histories: Sequence[str]) -> States:
     states = empty_states(len(histories))
     clicks = clicks_of(*histories)
     if clicks:
-        apply_events(
-            states, np.array([int(c.user_id.split("-")[1]) for c in clicks]), columns_of(clicks)
-        )
+        apply_events(states, np.array([int(c.user_id.split("-")[1]) for c in clicks]), columns_of(clicks))
     return states
 
 
@@ -71,9 +69,7 @@ def test_a_list_is_what_the_model_says_of_the_user(model: Model) -> None:
         items, expected, _ = oracle.row(f"user-{user}", ITEMS, FAVOURITES)
         assert ids(lists, user) == items
         assert scores(lists, user) == pytest.approx(expected, abs=1e-4)
-    assert ids(lists, 0) == [
-        i for i in FAVOURITES + [i for i in ITEMS if i not in FAVOURITES] if i != "item-3"
-    ]
+    assert ids(lists, 0) == [i for i in FAVOURITES + [i for i in ITEMS if i not in FAVOURITES] if i != "item-3"]
     assert lists.source == ["model"] * 3
     assert lists.version == [VERSION] * 3
 
@@ -107,9 +103,7 @@ def test_without_a_model_everybody_gets_what_is_trending() -> None:
 
 
 def test_a_user_to_whom_the_model_can_show_nothing_gets_what_is_trending(model: Model) -> None:
-    lists = rank(
-        model, np.zeros(len(ITEMS) + 1, np.bool_), Fallback(HITS, set()), states_of(["item-3"])
-    )
+    lists = rank(model, np.zeros(len(ITEMS) + 1, np.bool_), Fallback(HITS, set()), states_of(["item-3"]))
     assert (lists.source, lists.version, ids(lists, 0)) == (["trending"], [""], HITS.item_ids)
 
 
@@ -125,9 +119,7 @@ def test_any_number_of_users_is_ranked_each_by_their_own_items(count: int, model
     lists = rank(model, all_open(), Fallback(HITS, set()), states_of(*histories))
     order = FAVOURITES + [item for item in ITEMS if item not in FAVOURITES]
     for user, history in enumerate(histories):
-        expected = (
-            HITS.item_ids if user % 5 == 4 else [item for item in order if item not in history]
-        )
+        expected = HITS.item_ids if user % 5 == 4 else [item for item in order if item not in history]
         assert ids(lists, user) == expected
 
 
@@ -147,9 +139,7 @@ def test_a_list_ends_at_its_length(tmp_path: Path) -> None:
 def test_trending_fills_a_list_even_when_the_user_had_its_best_items() -> None:
     kept = [f"t{n}" for n in range(LIST_LENGTH + HISTORY)]
     fallback = Fallback(Trending(kept, list(range(len(kept), 0, -1)), NOW_MS), {"t60"})
-    lists = rank(
-        None, np.ones(1, np.bool_), fallback, states_of(kept[:HISTORY], kept[10:20], ["a"])
-    )
+    lists = rank(None, np.ones(1, np.bool_), fallback, states_of(kept[:HISTORY], kept[10:20], ["a"]))
     assert ids(lists, 0) == kept[HISTORY:60] + kept[61:]
     assert ids(lists, 1) == kept[:10] + kept[20:60]
     assert scores(lists, 1) == [float(len(kept) - n) for n in [*range(10), *range(20, 60)]]

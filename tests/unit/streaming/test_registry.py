@@ -27,9 +27,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
             self.send_response(200 if known else 404)
             self.end_headers()
             if known:
-                self.wfile.write(
-                    json.dumps({"schema": json.dumps(published("click_event").latest)}).encode()
-                )
+                self.wfile.write(json.dumps({"schema": json.dumps(published("click_event").latest)}).encode())
 
         def log_message(self, *_: object) -> None:
             pass
@@ -59,9 +57,7 @@ def test_a_registered_schema_is_read_and_asked_for_once(server: tuple[str, list[
 
 
 def test_an_id_the_registry_does_not_know_is_a_dead_letter(server: tuple[str, list[str]]) -> None:
-    clicks, bad = decode_clicks(
-        [framed(8, Click("e", "u", "i", NOW_MS))], [b"u"], NOW_MS, SchemaRegistry(server[0])
-    )
+    clicks, bad = decode_clicks([framed(8, Click("e", "u", "i", NOW_MS))], [b"u"], NOW_MS, SchemaRegistry(server[0]))
     assert len(clicks) == 0
     assert [(b.reason, b.detail) for b in bad] == [("unknown-schema", "schema registry id 8")]
 
@@ -69,7 +65,7 @@ def test_an_id_the_registry_does_not_know_is_a_dead_letter(server: tuple[str, li
 def test_a_registry_that_does_not_answer_is_unreachable_and_no_dead_letter(
     server: tuple[str, list[str]],
 ) -> None:
-    with pytest.raises(UnreachableError, match="kafka.schema_registry_url"):
+    with pytest.raises(UnreachableError, match=r"kafka\.schema_registry_url"):
         SchemaRegistry("http://127.0.0.1:9")(7)
 
 

@@ -80,10 +80,7 @@ def some_additions(seed: int, count: int) -> Iterator[Addition]:
     hour = 0
     for _ in range(count):
         hour += chance.random() < 0.05
-        some = [
-            (hour - chance.randrange(5), f"i{chance.randrange(30)}", chance.randrange(1, 4))
-            for _ in range(3)
-        ]
+        some = [(hour - chance.randrange(5), f"i{chance.randrange(30)}", chance.randrange(1, 4)) for _ in range(3)]
         yield addition(hour, *some)
 
 
@@ -108,9 +105,7 @@ def test_the_list_is_the_plain_count_of_the_window(seed: int) -> None:
     assert (list(zip(got.item_ids, got.counts, strict=True)), got.event_time) == plain(additions, 3)
 
 
-@pytest.mark.parametrize(
-    "restarts_after", [1, 100, FOLD_AFTER - 1, FOLD_AFTER, FOLD_AFTER + 1, 2 * FOLD_AFTER + 7]
-)
+@pytest.mark.parametrize("restarts_after", [1, 100, FOLD_AFTER - 1, FOLD_AFTER, FOLD_AFTER + 1, 2 * FOLD_AFTER + 7])
 def test_after_a_restart_the_list_is_the_same(restarts_after: int) -> None:
     flink = Flink()
     operator = flink.start()
@@ -119,9 +114,7 @@ def test_after_a_restart_the_list_is_the_same(restarts_after: int) -> None:
     before = listed(operator, flink)
     again = flink.start()
     assert listed(again, flink) == before
-    assert (list(zip(before.item_ids, before.counts, strict=True)), before.event_time) == plain(
-        additions, 3
-    )
+    assert (list(zip(before.item_ids, before.counts, strict=True)), before.event_time) == plain(additions, 3)
     more = list(some_additions(10, 50))
     feed(again, flink, *more)
     assert listed(again, flink).counts == [count for _, count in plain(additions + more, 3)[0]]

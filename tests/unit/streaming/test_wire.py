@@ -33,10 +33,7 @@ def test_a_list_of_floats_is_the_drivers(values: list[float]) -> None:
 
 def test_the_bytes_of_short_lists() -> None:
     assert wire_list(parts(["é", ""])).hex() == "00000002" + "00000002c3a9" + "00000000"
-    assert (
-        wire_floats(np.array([1.0, -2.5], np.float32)).hex()
-        == "00000002" + "000000043f800000" + "00000004c0200000"
-    )
+    assert wire_floats(np.array([1.0, -2.5], np.float32)).hex() == "00000002" + "000000043f800000" + "00000004c0200000"
     assert wire_list([]).hex() == wire_floats(np.zeros(0, np.float32)).hex() == "00000000"
 
 

@@ -46,9 +46,7 @@ class Log:
     records: dict[str, list[list[Record]]] = field(default_factory=dict)
     low: dict[str, int] = field(default_factory=dict)
 
-    def append(
-        self, topic: str, key: str, value: bytes | None, produced_at: int = 0, partition: int = 0
-    ) -> None:
+    def append(self, topic: str, key: str, value: bytes | None, produced_at: int = 0, partition: int = 0) -> None:
         partitions = self.records.setdefault(topic, [[], []])
         kept = partitions[partition]
         kept.append(Record(partition, len(kept), key.encode(), value, produced_at))

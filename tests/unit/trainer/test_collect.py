@@ -54,9 +54,7 @@ def test_a_second_pass_reads_only_what_is_new(tmp_path: Path) -> None:
     assert event_ids(tmp_path) == ["e0", "e1"]
 
 
-def test_a_pass_repeated_after_a_crash_replaces_its_own_parts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pass_repeated_after_a_crash_replaces_its_own_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
     for number in range(6):
         click(log, number)
@@ -105,9 +103,7 @@ def test_bad_records_are_counted_and_left_out(tmp_path: Path) -> None:
     assert (collected.clicks, collected.bad_clicks) == (1, 2)
 
 
-def test_expired_offsets_are_named_exactly(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_expired_offsets_are_named_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = Log()
     for number in range(3):
         click(log, number)
@@ -118,9 +114,7 @@ def test_expired_offsets_are_named_exactly(
     log.records["clicks"][1] = log.records["clicks"][0][:0] + [None] * 9  # type: ignore[list-item]
     log.records["clicks"].pop()
     assert collect(log, tmp_path).lost == 4
-    assert "offsets 3 to 6 expired before they were collected (4 messages lost)" in (
-        capsys.readouterr().out
-    )
+    assert "offsets 3 to 6 expired before they were collected (4 messages lost)" in (capsys.readouterr().out)
     assert event_ids(tmp_path) == ["e0", "e1", "e2", "e7", "e8"]
 
 

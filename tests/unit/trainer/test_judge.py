@@ -25,9 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def worked_example() -> tuple[Histories, int]:
     """Items a … d sold 4, 3, 2 and 1 times before the cut; u then buys d, after b and after a."""
     sold = [("x", "aaaabbbcc")]
-    rows = [
-        (f"{user}{n}", item, START_MS + n) for user, items in sold for n, item in enumerate(items)
-    ]
+    rows = [(f"{user}{n}", item, START_MS + n) for user, items in sold for n, item in enumerate(items)]
     cut = START_MS + 1_000_000
     rows += [("u", "d", cut - 3), ("u", "b", cut + 1), ("u", "c", cut + 2)]
     return histories(clicks_of(rows), Vocabulary(["a", "b", "c", "d"])), cut
@@ -51,9 +49,7 @@ def test_popularity_counts_nothing_of_the_held_back_slice() -> None:
     events = histories(clicks_of(rows), Vocabulary(["y", "x", "a", "z"]))
     place = next_items(events, cut)
     gains, _ = foreseen_by_popularity(events, place, cut, item_count=4)
-    np.testing.assert_allclose(
-        gains.ndcg, [1 / np.log2(4)]
-    )  # as unsold as y and x, listed after them
+    np.testing.assert_allclose(gains.ndcg, [1 / np.log2(4)])  # as unsold as y and x, listed after them
 
 
 def test_the_graph_is_judged_by_the_rank_of_the_next_item(exported: Path, shop: Histories) -> None:

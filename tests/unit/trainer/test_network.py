@@ -92,9 +92,7 @@ def test_top_k_is_exact_and_sorted(network: Network) -> None:
 
 
 @pytest.mark.parametrize("filled", [0, 10, HISTORY])
-def test_own_items_padding_and_unavailable_items_are_never_listed(
-    network: Network, filled: int
-) -> None:
+def test_own_items_padding_and_unavailable_items_are_never_listed(network: Network, filled: int) -> None:
     inputs = history(32, filled)
     available = torch.ones(ITEMS + 1, dtype=torch.bool)
     available[50:100] = False

@@ -123,9 +123,7 @@ def test_a_message_names_its_folder_even_with_odd_letters(tmp_path: Path) -> Non
     assert folder_of(ModelRelease("v", folder.as_uri(), "", 0)) == folder
 
 
-def test_show_says_which_release_is_announced_last(
-    make_release: MakeRelease, tmp_path: Path
-) -> None:
+def test_show_says_which_release_is_announced_last(make_release: MakeRelease, tmp_path: Path) -> None:
     for version in ("20260101-000000", "20260101-000001", "20260101-000002"):
         make_release(version)
     (tmp_path / "releases" / "20260101-000002" / "items").write_text("")

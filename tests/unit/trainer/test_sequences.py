@@ -62,9 +62,7 @@ def test_every_event_but_the_first_is_learned_exactly_once_a_pass() -> None:
     events = random_histories(users=30, seed=1, items=10**6)  # so many items that none repeats
     windows = windows_of_one_pass(events, np.random.default_rng(2))
     targets = events.targets(windows)
-    learned = np.bincount(
-        (windows.newest[:, None] + np.arange(2 - HISTORY, 2))[targets > 0], minlength=len(events)
-    )
+    learned = np.bincount((windows.newest[:, None] + np.arange(2 - HISTORY, 2))[targets > 0], minlength=len(events))
     expected = (np.arange(len(events)) != events.first) & (events.item_index > 0)
     assert learned.tolist() == expected.astype(int).tolist()
 
@@ -76,9 +74,7 @@ def test_a_target_is_the_very_next_event_of_the_same_user() -> None:
     )
     windows = windows_of_one_pass(events, np.random.default_rng(0))
     inputs, targets = events.inputs(windows.newest)["item_index"], events.targets(windows)
-    pairs = {
-        (i, t) for i, t in zip(inputs.ravel().tolist(), targets.ravel().tolist(), strict=True) if t
-    }
+    pairs = {(i, t) for i, t in zip(inputs.ravel().tolist(), targets.ravel().tolist(), strict=True) if t}
     assert pairs == {(2, 4), (4, 1)}  # x → z, z → w; b has a single event
 
 

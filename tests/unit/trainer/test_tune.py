@@ -48,9 +48,7 @@ def hit_rate(network: Network, events: Histories, since_ms: int) -> float:
     return float(((score > target).sum(axis=1) < 10).mean())
 
 
-def test_what_follows_what_is_learned_far_better_than_popularity(
-    chain: Histories, plan: Plan, tmp_path: Path
-) -> None:
+def test_what_follows_what_is_learned_far_better_than_popularity(chain: Histories, plan: Plan, tmp_path: Path) -> None:
     cut = slices(chain.event_time, None)
     assert cut is not None
     network = first_network(chain.before(cut.stop_from), ITEMS, seed=1)
