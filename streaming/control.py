@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pyflink.common import Row
-from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.common import Row, Types
+from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 
 from schemas.avro import BadRecord
 from schemas.item import decode_item
@@ -31,6 +31,10 @@ class Availability(NamedTuple):
     """Items by whether they may be recommended; the last message of each item counts."""
 
     available: dict[str, bool]
+
+
+# (a key that is the same for all, availability by item): for the trending list.
+AVAILABILITY = OutputTag("availability", Types.ROW([Types.INT(), Types.PICKLED_BYTE_ARRAY()]))
 
 
 class Control(KeyedProcessFunction):  # type: ignore[misc]
@@ -74,4 +78,5 @@ class Control(KeyedProcessFunction):  # type: ignore[misc]
         self._metrics.add(releases=len(announced), items=len(available), dead_letters=len(bad))
         if available:
             yield Availability(available)
+            yield AVAILABILITY, Row(0, available)
         yield from announced

@@ -15,7 +15,7 @@ from pyflink.table import StreamTableEnvironment
 from schemas.settings import load_settings
 from streaming import batch, dead_letter, read
 from streaming.config import Settings
-from streaming.control import Control
+from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
 from streaming.graph import batches, keyed, named
 from streaming.score import SHARED, Score
@@ -48,26 +48,21 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         ),
         "features",
     )
-    trending = named(
-        keyed(features.get_side_output(POPULARITY)).process(
-            CountTrending(dials.trending_hours), Types.PICKLED_BYTE_ARRAY()
-        ),
-        "trending",
-        parallelism=1,
-    )
-    named(
-        trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()),
-        "write_trending",
-        parallelism=1,
-    )
     control = named(
         keyed(messages).process(
-            Control(settings.control_topics, settings.kafka.schema_registry_url),
-            Types.PICKLED_BYTE_ARRAY(),
+            Control(settings.control_topics, settings.kafka.schema_registry_url), Types.PICKLED_BYTE_ARRAY()
         ),
         "control",
         parallelism=1,
     )
+    popularity = keyed(features.get_side_output(POPULARITY))
+    availability = keyed(control.get_side_output(AVAILABILITY))
+    trending = named(
+        popularity.connect(availability).process(CountTrending(dials.trending_hours), Types.PICKLED_BYTE_ARRAY()),
+        "trending",
+        parallelism=1,
+    )
+    named(trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()), "write_trending", parallelism=1)
     shared = control.union(trending).broadcast(SHARED)
     scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
     named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write")

@@ -94,7 +94,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 elif not available and item not in self._unavailable:
                     self._unavailable.add(item)
                     shared.put(_ITEM + item, True)
-            self._scorer.submit(self._refresh).result()
+            self._refresh()
         elif isinstance(value, Trending):
             shared.put(_TRENDING, value)
             self._trending = value
@@ -181,7 +181,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
             except TimeoutError:
                 log.warning("score: no release loaded within %.0f s; serving trending lists", _RESTORE_S)
                 break
-        self._scorer.submit(self._refresh).result()
+        self._refresh()
 
     def _refusals(self) -> Iterable[Any]:
         """Dead letters for releases that were refused since the last call."""

@@ -6,11 +6,11 @@ of additions, so that a micro-batch costs one append and not a rewrite of its ho
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pyflink.common import Types
-from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream import KeyedCoProcessFunction, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, MapState, MapStateDescriptor
 
 from schemas.recommendation import LIST_LENGTH
@@ -35,8 +35,8 @@ class Trending(NamedTuple):
     event_time: int
 
 
-class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
-    """Keyed by one constant: one subtask sees all."""
+class CountTrending(KeyedCoProcessFunction):  # type: ignore[misc]
+    """Counts on one side, items' availability on the other. Keyed by one constant: one subtask sees all."""
 
     def __init__(self, hours: int) -> None:
         self._window = hours
@@ -49,16 +49,20 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
         self._additions: ListState = runtime_context.get_list_state(
             ListStateDescriptor("additions", Types.PICKLED_BYTE_ARRAY())
         )
+        self._gone_state: MapState = runtime_context.get_map_state(
+            MapStateDescriptor("gone", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
+        )
         self._metrics = Metrics(runtime_context, "trending").declare(["lists"], ["items"])
         # A view of the state, rebuilt from it after a restart; nothing here is not in the state.
         self._by_hour: dict[int, Counter[str]] | None = None
         self._totals: Counter[str] = Counter()
+        self._gone: set[str] = set()
         self._newest = 0
         self._unfolded = 0
         self._timer_set = False
         self._listed = False
 
-    def process_element(self, value: Addition, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
+    def process_element1(self, value: Addition, ctx: KeyedCoProcessFunction.Context) -> Iterable[Any]:
         """Counts of one micro-batch in; the first list out at once, later ones by timer."""
         if self._by_hour is None:
             self._rebuild()
@@ -70,22 +74,43 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
         if not self._listed and self._totals:
             self._listed = True
             yield self._list()
-        elif not self._timer_set:
-            self._timer_set = True
-            service = ctx.timer_service()
-            service.register_processing_time_timer(service.current_processing_time() + EVERY_MS)
+        else:
+            self._list_soon(ctx)
 
-    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterable[Any]:
+    def process_element2(self, value: Mapping[str, bool], ctx: KeyedCoProcessFunction.Context) -> Iterable[Any]:
+        """Items by whether they may be shown; the list follows by timer."""
+        if self._by_hour is None:
+            self._rebuild()
+        for item, available in value.items():
+            if available and item in self._gone:
+                self._gone.discard(item)
+                self._gone_state.remove(item)
+            elif not available and item not in self._gone:
+                self._gone.add(item)
+                self._gone_state.put(item, True)
+        self._list_soon(ctx)
+        yield from ()
+
+    def _list_soon(self, ctx: KeyedCoProcessFunction.Context) -> None:
+        if self._timer_set:
+            return
+        self._timer_set = True
+        service = ctx.timer_service()
+        service.register_processing_time_timer(service.current_processing_time() + EVERY_MS)
+
+    def on_timer(self, timestamp: int, ctx: KeyedCoProcessFunction.OnTimerContext) -> Iterable[Any]:
         """The list with all that came since the last one."""
         if self._by_hour is None:
             self._rebuild()
         self._timer_set = False
-        yield self._list()
+        if self._totals:
+            yield self._list()
 
     def _list(self) -> Trending:
         self._expire()
         # Ties are broken by id, so that equal counts give one list everywhere.
-        best = heapq.nsmallest(KEPT_ITEMS, self._totals.items(), key=lambda entry: (-entry[1], entry[0]))
+        shown = ((item, count) for item, count in self._totals.items() if item not in self._gone)
+        best = heapq.nsmallest(KEPT_ITEMS, shown, key=lambda entry: (-entry[1], entry[0]))
         self._metrics.add(lists=1)
         self._metrics.set(items=len(self._totals))
         return Trending([item for item, _ in best], [count for _, count in best], self._newest)
@@ -124,6 +149,7 @@ class CountTrending(KeyedProcessFunction):  # type: ignore[misc]
 
     def _rebuild(self) -> None:
         self._by_hour = {}
+        self._gone = set(self._gone_state.keys())
         for hour, (newest, counts) in list(self._hours.items()):
             self._by_hour[hour] = Counter(counts)
             self._totals.update(counts)

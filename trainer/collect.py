@@ -23,7 +23,7 @@ import polars as pl
 from confluent_kafka import Message
 
 from schemas import topics
-from schemas.avro import BadRecord
+from schemas.avro import BadRecord, SchemaById
 from schemas.click import Clicks, decode_clicks
 from schemas.erasure import decode_erasure
 from schemas.errors import ContractError
@@ -32,6 +32,7 @@ from trainer.broker import Reader, Span, reader
 from trainer.config import Settings
 from trainer.files import sync, write_whole
 from trainer.progress import progress, say
+from trainer.registry import registered_schemas
 
 # Messages of one partition per part: about 50 MB in memory while decoded.
 PART_MESSAGES = 100_000
@@ -117,14 +118,14 @@ def collect(settings: Settings, folder: Path) -> Collected:
 def collect_from(source: Reader, settings: Settings, folder: Path) -> Collected:
     """One pass over an open reader; errors as in `collect`."""
     folder.mkdir(parents=True, exist_ok=True)
-    offsets = Offsets(folder)
+    offsets, schema_by_id = Offsets(folder), registered_schemas(settings)
     clicks, items, erasures = (settings.topic(name) for name in (topics.CLICKS, topics.ITEMS, topics.ERASURES))
     offsets.check_cluster(source.cluster_id())
     erasures_until = source.spans(erasures)
     clicks_until = source.spans(clicks)
-    found, bad, lost = _collect_clicks(source, clicks, clicks_until, offsets, folder)
-    changed = _collect_items(source, items, offsets, folder)
-    erased = _erase(source, erasures, erasures_until, offsets, folder)
+    found, bad, lost = _collect_clicks(source, clicks, clicks_until, offsets, folder, schema_by_id)
+    changed = _collect_items(source, items, offsets, folder, schema_by_id)
+    erased = _erase(source, erasures, erasures_until, offsets, folder, schema_by_id)
     result = Collected(found, bad, changed, erased, lost)
     say(f"collected {found} clicks ({bad} bad records left out), {changed} items, erased {erased} users")
     return result
@@ -159,7 +160,12 @@ def mark_seen(settings: Settings, folder: Path) -> None:
 
 
 def _collect_clicks(
-    source: Reader, topic: str, until: dict[int, Span], offsets: Offsets, folder: Path
+    source: Reader,
+    topic: str,
+    until: dict[int, Span],
+    offsets: Offsets,
+    folder: Path,
+    schema_by_id: SchemaById | None,
 ) -> tuple[int, int, int]:
     found = bad = lost = 0
     starts = {partition: offsets.start(topic, partition, span) for partition, span in until.items()}
@@ -180,18 +186,19 @@ def _collect_clicks(
                 for batch in source.read(topic, partition, start, end):
                     messages.extend(batch)
                     advance(len(batch))
-                rows, bad_rows = _click_rows(messages)
+                rows, bad_rows = _click_rows(messages, schema_by_id)
                 _write_parts(folder / "clicks", f"{partition:05d}-{start:012d}", rows)
                 offsets.store(topic, partition, end)
                 found, bad, start = found + rows.height, bad + bad_rows, end
     return found, bad, lost
 
 
-def _click_rows(messages: list[Message]) -> tuple[pl.DataFrame, int]:
+def _click_rows(messages: list[Message], schema_by_id: SchemaById | None) -> tuple[pl.DataFrame, int]:
     clicks, bad = decode_clicks(
         [message.value() for message in messages],
         [message.key() for message in messages],
         int(time.time() * 1000),
+        schema_by_id,
     )
     good = [messages[position] for position in clicks.positions.tolist()]
     rows = click_columns(clicks).with_columns(
@@ -227,16 +234,15 @@ def _write_parts(folder: Path, name: str, rows: pl.DataFrame) -> None:
         sync(folder)
 
 
-def _collect_items(source: Reader, topic: str, offsets: Offsets, folder: Path) -> int:
+def _collect_items(source: Reader, topic: str, offsets: Offsets, folder: Path, schema_by_id: SchemaById | None) -> int:
     latest: dict[str, Item | None] = {}
     reached: dict[int, int] = {}
     for partition, span in source.spans(topic).items():
         start, _ = offsets.start(topic, partition, span)  # compaction may drop old words: no loss
         for batch in source.read(topic, partition, start, span.high):
             for message in batch:
-                item = decode_item(message.value(), message.key())
-                # Release files hold one id a line: an id with a line break in it cannot be served.
-                if not isinstance(item, BadRecord) and item.item_id.isprintable():
+                item = decode_item(message.value(), message.key(), schema_by_id=schema_by_id)
+                if not isinstance(item, BadRecord):
                     latest[item.item_id] = item if message.value() is not None else None
         reached[partition] = span.high
     if latest:
@@ -260,13 +266,20 @@ def _item_row(item: Item) -> tuple[Any, ...]:
     )
 
 
-def _erase(source: Reader, topic: str, until: dict[int, Span], offsets: Offsets, folder: Path) -> int:
+def _erase(
+    source: Reader,
+    topic: str,
+    until: dict[int, Span],
+    offsets: Offsets,
+    folder: Path,
+    schema_by_id: SchemaById | None,
+) -> int:
     asked: dict[str, int] = {}
     for partition, span in until.items():
         start, _ = offsets.start(topic, partition, span)
         for batch in source.read(topic, partition, start, span.high):
             for message in batch:
-                user = decode_erasure(message.value(), message.key())
+                user = decode_erasure(message.value(), message.key(), schema_by_id=schema_by_id)
                 if not isinstance(user, BadRecord):
                     asked[user] = max(asked.get(user, 0), message.timestamp()[1])
     if asked:

@@ -127,12 +127,21 @@ def test_an_item_that_is_not_available_leaves_the_next_list_and_comes_back(job: 
         assert row is not None
         return {gone, dropped} & set(row.item_ids)
 
+    def trending() -> set[str]:
+        row = job.trending()
+        return {gone, dropped} & set(row.item_ids) if row else set()
+
     assert listed(0) == {gone, dropped}
+    # Enough clicks to have both among the trending, too.
+    job.click([Click(f"trend-{n}", f"trend-{n}", ITEM_IDS[n % 2], now) for n in range(200)])
+    job.eventually("both trend", lambda: trending() == {gone, dropped})
     job.catalogue([Item(gone, available=False)])
     job.send(ITEMS, dropped.encode(), None)
     job.eventually("both leave", lambda: not listed(time.time_ns()))
+    job.eventually("both leave the trending row", lambda: not trending())
     job.catalogue([Item(gone), Item(dropped)])
     job.eventually("both come back", lambda: listed(time.time_ns()) == {gone, dropped})
+    job.eventually("both trend again", lambda: trending() == {gone, dropped})
 
 
 def test_a_release_that_is_not_whole_is_refused_and_the_old_one_serves(job: RunningJob, tmp_path: Path) -> None:

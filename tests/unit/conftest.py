@@ -1,7 +1,41 @@
 """How the unit tests look for counterexamples: reproducibly, and without a clock."""
 
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
 from hypothesis import settings
+
+from schemas.avro import published
 
 # No deadline: nothing here is a measurement. The same examples everywhere; no folder left behind.
 settings.register_profile("unit", deadline=None, max_examples=30, derandomize=True, database=None)
 settings.load_profile("unit")
+
+
+@pytest.fixture
+def schema_registry() -> Iterator[tuple[str, list[str]]]:
+    """A registry with schema 7; its address and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            known = self.path == "/schemas/ids/7"
+            self.send_response(200 if known else 404)
+            self.end_headers()
+            if known:
+                self.wfile.write(json.dumps({"schema": json.dumps(published("click_event").latest)}).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}", asked
+    http.shutdown()
+    thread.join()
+    http.server_close()

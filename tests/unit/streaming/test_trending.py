@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.user_state import HOUR_MS
 from streaming.trending import EVERY_MS, FOLD_AFTER, KEPT_ITEMS, Addition, CountTrending, Trending
@@ -31,12 +32,13 @@ class Flink:
     """What Flink gives the operator: state that outlives it, a clock, and a timer service."""
 
     def __init__(self) -> None:
-        self.hours, self.additions, self.metrics = Kept(), Appended(), Counted()
+        self.hours, self.gone = Kept(), Kept()
+        self.additions, self.metrics = Appended(), Counted()
         self.now_ms = 5000
         self.timers: list[int] = []
 
-    def get_map_state(self, _: object) -> Kept:
-        return self.hours
+    def get_map_state(self, descriptor: MapStateDescriptor) -> Kept:
+        return {"hours": self.hours, "gone": self.gone}[descriptor.name]
 
     def get_list_state(self, _: object) -> Appended:
         return self.additions
@@ -61,7 +63,7 @@ class Flink:
 
 
 def feed(operator: CountTrending, flink: Flink, *additions: Addition) -> list[Trending]:
-    return [out for addition in additions for out in operator.process_element(addition, flink)]
+    return [out for addition in additions for out in operator.process_element1(addition, flink)]
 
 
 def listed(operator: CountTrending, flink: Flink) -> Trending:
@@ -206,3 +208,16 @@ def test_the_first_list_comes_at_once_and_later_ones_by_a_single_timer() -> None
     assert flink.timers == [5000 + EVERY_MS] * 2
     assert flink.metrics.standing["trending_lists"] == 2
     assert flink.metrics.standing["trending_items"] == 2
+
+
+def test_an_item_that_is_not_available_is_not_listed_and_comes_back_with_its_count() -> None:
+    flink = Flink()
+    operator = flink.start()
+    feed(operator, flink, addition(0, (0, "a", 5), (0, "b", 3)))
+    assert list(operator.process_element2({"a": False, "b": True}, flink)) == []
+    assert flink.timers, "a new list is due"
+    assert listed(operator, flink).item_ids == ["b"]
+    assert listed(flink.start(), flink).item_ids == ["b"], "a restart remembers"
+    operator = flink.start()
+    assert list(operator.process_element2({"a": True}, flink)) == []
+    assert listed(operator, flink)[:2] == (["a", "b"], [5, 3])

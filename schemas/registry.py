@@ -1,0 +1,37 @@
+"""Writer schemas of a Schema Registry, for Confluent's framing; how they are fetched is the caller's."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from schemas.avro import Schema
+from schemas.errors import ContractError
+
+# The registry's answer to GET PATH, or None where it knows no such schema. Raises UnreachableError.
+Fetch = Callable[[str], bytes | None]
+
+
+class RegisteredSchemas:
+    """Finds the schema of an id; each id is asked for once, an unknown one too."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._known: dict[int, Schema | None] = {}
+
+    def __call__(self, schema_id: int) -> Schema | None:
+        """The schema, or None when there is none of this id. Raises ContractError, and what `fetch` raises."""
+        if schema_id not in self._known:
+            answer = self._fetch(f"/schemas/ids/{schema_id}")
+            self._known[schema_id] = None if answer is None else _record(answer, schema_id)
+        return self._known[schema_id]
+
+
+def _record(answer: bytes, schema_id: int) -> Schema | None:
+    try:
+        schema: Any = json.loads(json.loads(answer)["schema"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ContractError(
+            f"the Schema Registry's answer for id {schema_id} is no schema ({error})",
+            "correct kafka.schema_registry_url",
+        ) from error
+    return schema if isinstance(schema, dict) and schema.get("type") == "record" else None
