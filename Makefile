@@ -10,9 +10,8 @@ help:
 	@echo 'make up       start Kafka, Cassandra and the job, and leave them running'
 	@echo 'make status   what runs, and where to look'
 	@echo 'make down     stop it; the data stays (python -m deploy.local down --wipe removes it)'
-	@echo 'make test     every test, on real servers of their own'
+	@echo 'make test     style, types, and every test on real servers of its own'
 	@echo 'make check    style and types'
-	@echo 'make bench    measure it on this machine'
 	@echo
 	@echo 'Needed: Python 3.11 or 3.12, a JDK 17, Maven, 10 GB of disk. The first call makes .venv (minutes).'
 
@@ -29,15 +28,12 @@ $(READY): requirements.lock
 demo up status down: $(READY)
 	@$(RUN) -m deploy.local $@
 
-test: $(READY)
+test: check
 	@$(RUN) -m pytest
-
-bench: $(READY)
-	@$(RUN) -m tests.bench
 
 check: $(READY)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-.PHONY: help demo up status down test bench check
+.PHONY: help demo up status down test check

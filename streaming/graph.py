@@ -10,8 +10,16 @@ from pyflink.table import StreamTableEnvironment
 from streaming.batch import ROW_TYPE, micro_batches
 from streaming.read import CONTROL, EVENTS
 
-# The planner's own names of the operators before Python, from the end of the flow.
-_PLANNED = {"SinkConversion": "batch_out", "Calc": "batch_row", "WindowAggregate": "batch"}
+# What the planner calls the operators before Python, from the end of the flow, and what we call them. An exchange is no
+# operator.
+_OPERATORS = (
+    ("SinkConversion", "batch_out"),
+    ("Calc", "batch_row"),
+    ("WindowAggregate", "batch"),
+    ("Exchange", None),
+    ("Calc", "read_shard"),
+    ("read", "read"),
+)
 
 
 def batches(
@@ -27,18 +35,14 @@ def batches(
     stream = tables.to_append_stream(rows, ROW_TYPE)
     suffix = {EVENTS: "", CONTROL: "_control"}[source]
     transformation = stream._j_data_stream.getTransformation()
-    seen_batch = False
-    while transformation is not None:
-        planned = transformation.getName().split("[")[0]
-        seen_batch |= planned == "WindowAggregate"
-        name = {"Calc": "read_shard" if seen_batch else "batch_row"}.get(planned, _PLANNED.get(planned))
-        if planned == source:
-            name = "read"
+    for planned, name in _OPERATORS:
+        # A planner that plans otherwise would have our names, and the state behind them, in the wrong places.
+        assert transformation.getName().startswith(planned), f"{transformation.getName()} is no {planned}"
         if name is not None:
             transformation.setName(name + suffix)
             transformation.setUid(name + suffix)
         inputs = transformation.getInputs()
-        transformation = None if inputs.isEmpty() else inputs.get(0)
+        transformation = inputs.get(0) if not inputs.isEmpty() else None
     return stream
 
 
