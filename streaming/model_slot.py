@@ -236,7 +236,7 @@ def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
     (index, score), (got_index, got_score) = expected, got
     if got_index.shape != index.shape or got_score.shape != score.shape:
         raise ModelRefused(f"{WARMUP} of release {version} has shape {index.shape}, not {got_index.shape}", AGAIN)
-    if np.isnan(got_score).any() or not np.isfinite(got_score).any(axis=1).all():
+    if np.isnan(got_score).any() or np.isposinf(got_score).any() or not np.isfinite(got_score).any():
         raise ModelRefused(f"{MODEL} of release {version} gives scores that are not numbers", AGAIN)
     shown = np.isfinite(got_score)
     if ((got_index < 1) | (got_index > items))[shown].any():

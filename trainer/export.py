@@ -97,8 +97,8 @@ def compare(graph: onnxruntime.InferenceSession, scorer: Scorer, feed: Inputs) -
                 "the export is broken: report it with the versions of torch and onnx",
             )
         finite = np.isfinite(score)
-        overlap = min(overlap, _overlap(index, expected_index))
-        difference = max(difference, float(np.abs(score - expected_score)[finite].max(initial=0)))
+        overlap = min(overlap, _overlap(index, expected_index, finite))
+        difference = max(difference, float(np.abs(score[finite] - expected_score[finite]).max(initial=0)))
     if overlap < LEAST_OVERLAP or difference > MOST_SCORE_DIFFERENCE:
         raise ModelRefused(
             f"the exported graph shares {overlap:.2%} of the network's lists and differs by "
@@ -146,9 +146,13 @@ def _rows(feed: Inputs, rows: slice) -> Inputs:
     return {name: v if name == "available" else v[rows] for name, v in feed.items()}
 
 
-def _overlap(index: NDArray[np.int64], expected: NDArray[np.int64]) -> float:
-    """Share of expected items that are in the list of the same row, wherever in it."""
-    return float((index[:, :, None] == expected[:, None, :]).any(axis=1).mean())
+def _overlap(index: NDArray[np.int64], expected: NDArray[np.int64], shown: NDArray[np.bool_]) -> float:
+    """Share of expected items that are in the list of the same row, wherever in it.
+
+    shown: bool[B, K], where both lists hold an item: behind them are masked ones, in any order.
+    """
+    equal = (index[:, :, None] == expected[:, None, :]) & shown[:, :, None]
+    return float(equal.any(axis=1)[shown].mean()) if shown.any() else 1.0
 
 
 @contextmanager

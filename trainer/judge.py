@@ -122,13 +122,13 @@ def foreseen_by_graph(contender: Contender, histories: Histories, place: Ints, t
     for begin in range(0, len(place), JUDGED_AT_ONCE):
         at = place[begin : begin + JUDGED_AT_ONCE]
         index, score = run_graph(graph, graph_feed(own, at - 1, available))
-        # -inf is how the graph masks; it may only end a list that has run out of items.
-        if np.isnan(score).any() or not np.isfinite(score[:, 0]).all():
+        # -inf is how the graph masks: the end of a list that has run out of items, all of it for who has had them all.
+        if np.isnan(score).any() or np.isposinf(score).any():
             raise ModelRefused(
                 f"{contender.folder.name} gives scores that are not finite",
                 "the served model stays; look at the loss curves",
             )
-        found = index[:, :TOP] == histories.item_index[at][:, None]
+        found = (index[:, :TOP] == histories.item_index[at][:, None]) & np.isfinite(score[:, :TOP])
         rank[begin : begin + JUDGED_AT_ONCE] = np.where(found.any(1), found.argmax(1), TOP)
     return _gains(rank)
 

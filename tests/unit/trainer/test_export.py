@@ -8,7 +8,7 @@ import torch
 from schemas.errors import ModelRefused
 from schemas.user_state import HISTORY
 from tests.unit.trainer.conftest import ITEM_IDS
-from trainer.export import INPUTS, compare, graph_feed, open_graph, run_graph
+from trainer.export import INPUTS, _overlap, compare, graph_feed, open_graph, run_graph
 from trainer.network import Scorer
 from trainer.sequences import Histories
 from trainer.tune import first_network
@@ -75,3 +75,12 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelRefused, match="does not load"):
         open_graph(tmp_path, 1)
+
+
+def test_lists_that_end_early_are_compared_up_to_their_end() -> None:
+    index = np.array([[3, 1, 2, 4], [1, 2, 3, 4]])
+    expected = np.array([[1, 3, 4, 2], [1, 2, 3, 4]])
+    shown = np.array([[True, True, False, False], [True, True, True, True]])
+    assert _overlap(index, expected, shown) == 1.0
+    expected[1, 0] = 9
+    assert _overlap(index, expected, shown) == 5 / 6
