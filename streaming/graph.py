@@ -3,7 +3,7 @@
 from typing import Any
 
 from pyflink.common import Types
-from pyflink.datastream import DataStream, KeyedStream
+from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecutionEnvironment
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
@@ -61,3 +61,16 @@ def named(stream: DataStream, name: str, parallelism: int | None = None) -> Any:
     if parallelism is not None:
         stream.set_parallelism(parallelism)
     return stream.name(name).uid(name)
+
+
+def side_output(stream: DataStream, tag: OutputTag, name: str) -> Any:
+    """What an operator emits beside its main output. PyFlink puts an operator of its own there, which gets the name."""
+    return named(stream.get_side_output(tag), name)
+
+
+def name_sink(environment: StreamExecutionEnvironment, name: str) -> None:
+    """Name the sink that was attached last, and what the planner puts before it."""
+    attached = environment._j_stream_execution_environment.getTransformations()
+    sink = attached.get(attached.size() - 1)
+    sink.setName(name)
+    sink.getInputs().get(0).setName(f"{name}_in")

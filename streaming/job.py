@@ -17,7 +17,7 @@ from streaming import batch, dead_letter, read
 from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
-from streaming.graph import batches, keyed, named
+from streaming.graph import batches, keyed, name_sink, named, side_output
 from streaming.score import SHARED, Score
 from streaming.trending import CountTrending
 from streaming.write import WriteRows, WriteTrending
@@ -55,8 +55,8 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         "control",
         parallelism=1,
     )
-    popularity = keyed(features.get_side_output(POPULARITY))
-    availability = keyed(control.get_side_output(AVAILABILITY))
+    popularity = keyed(side_output(features, POPULARITY, "popularity"))
+    availability = keyed(side_output(control, AVAILABILITY, "availability"))
     trending = named(
         popularity.connect(availability).process(CountTrending(dials.trending_hours), Types.PICKLED_BYTE_ARRAY()),
         "trending",
@@ -67,11 +67,15 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
     named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write")
 
-    letters = [stream.get_side_output(dead_letter.DEAD_LETTERS) for stream in (features, control, scored)]
+    letters = [
+        side_output(stream, dead_letter.DEAD_LETTERS, f"{name}_dead_letters")
+        for name, stream in (("features", features), ("control", control), ("score", scored))
+    ]
     sink = dead_letter.declare_sink(tables, kafka, settings.dead_letter_topic)
     statements = tables.create_statement_set()
     statements.add_insert(sink, tables.from_data_stream(letters[0].union(*letters[1:])))
     statements.attach_as_datastream()
+    name_sink(environment, sink)
     return environment
 
 

@@ -26,8 +26,8 @@ class TrainerSection(Section):
     first_passes, later_passes: most passes over the events in a first fit and in later cycles.
     """
 
-    data: Path = Path("state/trainer")
-    releases: Path = Path("state/releases")
+    data: Path = Path(".freshrec/trainer")
+    releases: Path = Path(".freshrec/releases")
     seed: int = Field(1, ge=0)
     threads: int = Field(0, ge=0)
     first_passes: int = Field(4, ge=1)

@@ -27,7 +27,8 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Recount:
-    """rows: rows by a model. wrong: rows unlike what their model makes of their user. versions: in order of service."""
+    """rows: rows by a model. wrong: rows unlike what their model makes of their user. versions: in order of service,
+    each with what the trainer measured of it."""
 
     rows: int
     wrong: int
@@ -49,13 +50,15 @@ def recount(settings: Settings) -> Recount:
         if row.source == "model":
             by_version.setdefault(row.model_version, []).append(row)
     session.cluster.shutdown()
-    wrong = 0
-    for version, rows in by_version.items():
+    wrong, versions = 0, []
+    for version, rows in sorted(by_version.items()):
         model = load(releases[version], ["CPUExecutionProvider"], 1)
+        ndcg, popularity = (model.manifest.metrics[name] for name in ("ndcg", "popularity_ndcg"))
+        versions.append(f"{version} (NDCG@10 {ndcg:.4f}, popularity {popularity:.4f})")
         for start in range(0, len(rows), BATCH_SIZES[-1]):
             part = rows[start : start + BATCH_SIZES[-1]]
             wrong += _wrong(model, part, states[[users[row.user_id] for row in part]])
-    return Recount(sum(map(len, by_version.values())), wrong, sorted(by_version))
+    return Recount(sum(map(len, by_version.values())), wrong, versions)
 
 
 def _wrong(model: Model, rows: list[Any], states: States) -> int:

@@ -70,7 +70,7 @@ def closing_table(
         "freshness, live",
         f"p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms (event produced → row acknowledged)",
     )
-    table.add_row("models that served", ", ".join(checked.versions))
+    table.add_row("models that served", "\n".join(checked.versions))
     table.add_row(
         "longest gap in output",
         f"{swap.longest_gap_ms} ms around the swap, {swap.usual_gap_ms} ms before it",
