@@ -72,5 +72,6 @@ def name_sink(environment: StreamExecutionEnvironment, name: str) -> None:
     """Name the sink that was attached last, and what the planner puts before it."""
     attached = environment._j_stream_execution_environment.getTransformations()
     sink = attached.get(attached.size() - 1)
-    sink.setName(name)
-    sink.getInputs().get(0).setName(f"{name}_in")
+    for transformation, word in ((sink, name), (sink.getInputs().get(0), f"{name}_in")):
+        transformation.setName(word)
+        transformation.setUid(word)

@@ -27,8 +27,11 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Recount:
-    """rows: rows by a model. wrong: rows unlike what their model makes of their user. versions: in order of service,
-    each with what the trainer measured of it."""
+    """What was found.
+
+    rows: rows by a model. wrong: rows unlike what their model makes of their user.
+    versions: in order of service, each with what the trainer measured of it.
+    """
 
     rows: int
     wrong: int
