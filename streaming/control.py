@@ -61,6 +61,11 @@ class Control(KeyedProcessFunction):  # type: ignore[misc]
                 release = decode_release(content, p, self._registry)
                 if isinstance(release, BadRecord):
                     bad.append(release)
+                elif release.stage != "full":
+                    # Serving it to everybody would be the opposite of what was asked for.
+                    bad.append(
+                        BadRecord(p, "stage-not-served", f"{release.version} is {release.stage}; full is served")
+                    )
                 else:
                     where = (
                         self._topics[records.kinds[p]],

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -45,6 +46,8 @@ from schemas.release import (
 BATCH_SIZES = (1, 8, 32, 128, 256)
 # Scores of two providers and precisions of one model differ in the last digits.
 WARMUP_TOLERANCE = 1e-2
+CUDA = "CUDAExecutionProvider"
+GPU_DEVICE = Path("/dev/nvidiactl")
 AGAIN = "publish it again"
 Outputs = tuple[NDArray[np.int64], NDArray[np.float32]]
 
@@ -199,6 +202,11 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
     options.log_severity_level = 3
     onnxruntime.set_default_logger_severity(3)
     usable = [name for name in providers if name in onnxruntime.get_available_providers()]
+    if not GPU_DEVICE.exists():
+        # It is compiled in; asking for it without a GPU would only write its complaint into every log.
+        usable = [name for name in usable if name != CUDA]
+    elif CUDA in usable:
+        onnxruntime.preload_dlls()  # the CUDA libraries that came with torch
     try:
         return onnxruntime.InferenceSession(graph, options, providers=usable or ["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over

@@ -45,12 +45,7 @@ def up(
         if not servers_only:
             stack.start_flink(JOB, report=report)
         stack.start_supervisor()
-    console = Console()
-    console.print(render_status(stack))
-    if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace:
-        console.print("For every other command of the project, in this terminal:")
-        for key, value in stack.environment.items():
-            print(f"export {key}='{value}'")
+    _show_running(stack)
 
 
 @app.command()
@@ -94,7 +89,8 @@ def demo(
         )
     stack.wipe()
     stack = Stack.create(local, free_ports=True)
-    with Report() as report:
+    # The trainer draws its own progress bar in the same terminal.
+    with Report(plain=True) as report:
         try:
             run_demo(stack, report, Console())
         except BaseException:
@@ -103,17 +99,25 @@ def demo(
         if not keep:
             stack.stop(report)
     if keep:
-        Console().print(render_status(stack))
-        Console().print(f"stop it with: python -m deploy.local down --state {stack.state}")
+        _show_running(stack)
+        print(f"stop it with: python -m deploy.local down --state {stack.state}")
+
+
+def _show_running(stack: Stack) -> None:
+    Console().print(render_status(stack))
+    if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace:
+        print("For every other command of the project, in this terminal:")
+        for key, value in stack.environment.items():
+            print(f"export {key}='{value}'")
 
 
 class Report:
     """Progress: one line that changes on a terminal, plain lines elsewhere."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, plain: bool = False) -> None:
+        console = Console(stderr=True)
         self._began = time.monotonic()
-        self._status = self._console.status("") if self._console.is_terminal else None
+        self._status = console.status("") if console.is_terminal and not plain else None
 
     def __enter__(self) -> Self:
         if self._status:
