@@ -20,6 +20,10 @@ from tests.releases import make_release
 from tests.traffic import FIRST, ITEM_IDS, make_clicks
 
 PER_SECOND = 150
+# So many that some click for the last time while the fault lasts: a row that is lost then is never written again.
+USERS = 300
+# So late that what a user did after the fault does not fill the state again: a state that is lost then shows.
+FAULT_AT = 0.7
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def job(start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathF
 @contextmanager
 def traffic(job: RunningJob, seed: str, seconds: float) -> Iterator[Oracle]:
     """Clicks for so long, from before the fault until after it, and a reader that watches rows all the time."""
-    clicks = make_clicks(seed, int(seconds * PER_SECOND), users=25)
+    clicks = make_clicks(seed, int(seconds * PER_SECOND), users=USERS)
     oracle = Oracle()
     for click in clicks:
         oracle.click(click)
@@ -72,7 +76,7 @@ def traffic(job: RunningJob, seed: str, seconds: float) -> Iterator[Oracle]:
     threads = [threading.Thread(target=feed), threading.Thread(target=watch)]
     for thread in threads:
         thread.start()
-    time.sleep(seconds / 4)
+    time.sleep(seconds * FAULT_AT)
     try:
         yield oracle
         threads[0].join()
