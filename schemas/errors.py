@@ -10,6 +10,9 @@ The number is the exit code of a command that ends with it.
 A record that cannot be used is no error: it is a `BadRecord`, a value on its way to the dead letters.
 """
 
+import sys
+from collections.abc import Callable
+
 
 class FreshrecError(Exception):
     """An error with its cause and its remedy, together one line."""
@@ -47,3 +50,12 @@ class ModelRefused(FreshrecError):  # noqa: N818 (a refusal is the expected answ
     """A release does not hold what it promises."""
 
     exit_code = 5
+
+
+def run_command(command: Callable[[], None], prefix: str = "error") -> None:
+    """Run a command line; an error of the tree becomes one line on stderr and the exit code of the process."""
+    try:
+        command()
+    except FreshrecError as error:
+        print(f"{prefix}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

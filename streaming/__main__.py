@@ -1,6 +1,5 @@
 """The job's command line: `python -m streaming run | check | lookup USER | inspect USER`."""
 
-import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.click import ACTIONS
-from schemas.errors import FreshrecError
+from schemas.errors import run_command
 from schemas.features import COUNTER_NAMES, counters
 from schemas.item import Item
 from schemas.recommendation import TRENDING_SCOPE, select_statement
@@ -140,11 +139,7 @@ def _age(seconds: float) -> str:
 
 def main() -> None:
     """Run a command; an error of the project is one line and an exit code."""
-    try:
-        app()
-    except FreshrecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_command(app)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,8 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
                 yield Updated([], b"", list(erased.items()), np.zeros(0, np.int64))
             return
         updated, fresh = self._update(clicks, records, erased, now_us)
-        yield POPULARITY, Row(0, _popularity(fresh))
+        if len(fresh):
+            yield POPULARITY, Row(0, _popularity(fresh))
         if updated.user_ids or updated.erased:
             yield updated
 

@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from schemas.errors import ConfigError, FreshrecError, UnreachableError
+from schemas.errors import ConfigError, UnreachableError, run_command
 from schemas.settings import load_settings
 from trainer.config import Plan, Settings, plan
 from trainer.progress import say
@@ -134,10 +134,7 @@ def main() -> None:
     from trainer.cycle import Stopped
 
     try:
-        app()
-    except FreshrecError as error:
-        print(f"trainer: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        run_command(app, "trainer")
     except Stopped:
         say("stopped between two steps, as asked")
 

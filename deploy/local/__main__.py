@@ -12,7 +12,7 @@ from deploy.local.config import REPOSITORY, ProjectSettings, load_local_settings
 from deploy.local.ports import DEFAULT_BASE
 from deploy.local.stack import Stack
 from deploy.local.status import render_status
-from schemas.errors import ConfigError, FreshrecError
+from schemas.errors import ConfigError, run_command
 from schemas.settings import load_settings
 
 JOB = REPOSITORY / "streaming" / "job.py"
@@ -138,11 +138,7 @@ class Report:
 
 def main() -> None:
     """Run a command; an error that has a cause and a remedy is one line and an exit code."""
-    try:
-        app()
-    except FreshrecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    run_command(app)
 
 
 if __name__ == "__main__":
