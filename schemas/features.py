@@ -50,20 +50,27 @@ def history_inputs(item_index: NDArray[np.int64], action: NDArray[np.uint8], eve
     """Inputs of B histories, right-aligned, oldest to newest; event_time 0 marks an empty place.
 
     item_index: int64[B, L]. action: uint8[B, L], index into ACTIONS. event_time: int64[B, L], ms.
-    Returns item_index int64[B, L], action int64[B, L] (code + 1, 0 empty) and gap int64[B, L]: the log2 bucket of
-    the seconds since the event before, 0 for the first event and for empty places.
+    Returns item_index int64[B, L], action int64[B, L] (code + 1, 0 empty), gap int64[B, L], the bucket of the time
+    since the event before (0 for the first event), and age int64[B, L], the bucket of the time from the event up to
+    now, the moment of the newest event, at which the list is made; both 0 in empty places.
     """
     filled = event_time != 0
     gap = np.zeros(event_time.shape, np.int64)
-    seconds = np.maximum(event_time[:, 1:] - event_time[:, :-1], 0) // 1000
-    # frexp gives the exact bit length: 0 s -> 1, 1 s -> 2, 2-3 s -> 2 or 3, …
-    bits = np.frexp((seconds + 1).astype(np.float64))[1].astype(np.int64)
-    gap[:, 1:] = np.where(filled[:, 1:] & filled[:, :-1], np.minimum(bits, GAP_BUCKETS - 1), 0)
+    gap[:, 1:] = np.where(filled[:, 1:] & filled[:, :-1], time_bucket(event_time[:, 1:] - event_time[:, :-1]), 0)
     return {
         "item_index": np.where(filled, item_index, 0),
         "action": np.where(filled, action.astype(np.int64) + 1, 0),
         "gap": gap,
+        "age": np.where(filled, time_bucket(event_time[:, -1:] - event_time), 0),
     }
+
+
+def time_bucket(span_ms: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The log2 bucket, 1 … GAP_BUCKETS - 1, of spans in ms; negative ones count as 0."""
+    seconds = np.maximum(span_ms, 0) // 1000
+    # frexp gives the exact bit length: 0 s -> 1, 1-2 s -> 2, 3-6 s -> 3, …
+    bits = np.frexp((seconds + 1).astype(np.float64))[1].astype(np.int64)
+    return np.minimum(bits, GAP_BUCKETS - 1)
 
 
 def model_inputs(states: States, vocabulary: Vocabulary) -> Inputs:

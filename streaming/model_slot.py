@@ -5,6 +5,8 @@
        every batch size once
     3. `take`, called between two micro-batches, puts the loaded model in service
 A release that fails on the way is refused with its reason; the model in service stays.
+The model that served before is kept, so that a roll-back to it waits for nothing, whatever its size. It is let go when
+another release begins to load: two models at once are what the machine must have room for.
 ONNX Runtime deadlocks when it is imported or called in a task thread of Flink (its bindings ask for the interpreter's
 lock in a way the embedded interpreter cannot grant), so this module is used from Python's own threads alone.
 """
@@ -88,6 +90,7 @@ class ModelSlot:
         self._loader = ThreadPoolExecutor(1, "model-loader")
         self._ready: queue.SimpleQueue[Model] = queue.SimpleQueue()
         self._pending: deque[ModelRelease] = deque()
+        self._former: Model | None = None
         self.current: Model | None = None
         self.refused: queue.SimpleQueue[tuple[ModelRelease, ModelRefused]] = queue.SimpleQueue()
 
@@ -100,8 +103,10 @@ class ModelSlot:
         """The model to score with from now on, and whether it is another one than before."""
         swapped = False
         while not self._ready.empty():
-            self.current = self._ready.get()
-            swapped = True
+            ready = self._ready.get()
+            if ready is not self.current:
+                self._former, self.current = self.current, ready
+                swapped = True
         return self.current, swapped
 
     def close(self) -> None:
@@ -120,6 +125,12 @@ class ModelSlot:
         return False
 
     def _load(self, release: ModelRelease) -> bool:
+        for known in (self.current, self._former):
+            # The digest stands for all that is in the folder.
+            if known is not None and known.release.manifest_sha256 == release.manifest_sha256:
+                self._ready.put(known)
+                return True
+        self._former = known = None
         try:
             model = load(release, self._providers, self._threads)
         except ModelRefused as error:

@@ -3,7 +3,8 @@
 cycle                 one cycle: collect ▸ tune ▸ export ▸ judge ▸ publish
 run --every 15m       cycles for ever
 collect               only Kafka → Parquet
-show                  the releases, and which one is announced
+evaluate SOURCE       how well arms foresee the events of a file or a data set
+show                  the releases, their receipts, which one is announced, and what was refused
 publish FOLDER        check a release folder and announce it
 roll-back [VERSION]   announce a former release again
 """
@@ -18,11 +19,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from schemas.errors import ConfigError, UnreachableError, run_command
 from schemas.settings import load_settings
-from trainer.config import Plan, Settings, plan
+from trainer.config import PACKAGED, Plan, Settings, plan
 from trainer.progress import say
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 # Characters of the widest table of releases.
-TABLE_WIDTH = 128
+TABLE_WIDTH = 160
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -55,13 +55,19 @@ def collect() -> None:
 @app.command()
 def cycle() -> None:
     """Run one cycle and publish its release, if it is good enough."""
+    from trainer.cycle import Stopped
     from trainer.cycle import cycle as run_cycle
+    from trainer.files import only_one
 
     settings, planned = _ready()
     for line in planned.lines():
         say(line)
     stop = _stop_on_signal()
-    run_cycle(settings, planned, stop.is_set)
+    with only_one(planned.data):
+        try:
+            run_cycle(settings, planned, stop.is_set)
+        except Stopped:
+            say("stopped between two steps, as asked")
 
 
 @app.command()
@@ -69,19 +75,81 @@ def run(
     every: Annotated[str, typer.Option(help="Time between two cycles: 90s, 15m, 1h.")] = "15m",
 ) -> None:
     """Run cycles until SIGTERM, which ends between two steps; overlapping ones become one."""
+    from trainer.files import only_one
     from trainer.periodic import run_periodically
 
     settings, planned = _ready()
     for line in planned.lines():
         say(line)
-    run_periodically(settings, planned, seconds_of(every), _stop_on_signal())
+    period, stop = seconds_of(every), _stop_on_signal()
+    with only_one(planned.data):
+        run_periodically(settings, planned, period, stop)
+
+
+@app.command()
+def evaluate(
+    source: Annotated[Path, typer.Argument(help="A CSV or Parquet file of events; or the folder of a data set.")],
+    data_format: Annotated[
+        str, typer.Option("--format", help="events, or the name of a data set, such as movielens-1m or yoochoose-100k.")
+    ] = "events",
+    items: Annotated[Path | None, typer.Option(help="A second file with item_id and title.")] = None,
+    time_column: Annotated[str | None, typer.Option(help="Default: event_time, timestamp, order, period.")] = None,
+    protocol: Annotated[str, typer.Option(help="leave-one-out, successive or prequential.")] = "prequential",
+    cut: Annotated[float, typer.Option(help="successive: the share of events before the cut.")] = 0.9,
+    first: Annotated[float, typer.Option(help="prequential: share of events before the first period.")] = 0.5,
+    period: Annotated[str | None, typer.Option(help="prequential: the length of a period, such as 6h, 1d, 1w.")] = None,
+    periods: Annotated[int, typer.Option(help="prequential: how many periods, where no length is given.")] = 10,
+    repeats: Annotated[str, typer.Option(help="skip masks what a user already had; keep lets it come again.")] = "skip",
+    history: Annotated[int, typer.Option(help="Events of a user that are read.")] = 50,
+    arms: Annotated[str, typer.Option(help="Arms in the order of the table.")] = "popularity,last-item,vmis-knn",
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 1,2,3.")] = "1",
+    limit_users: Annotated[int | None, typer.Option(help="Only so many users, for a quick look.")] = None,
+    width: Annotated[int, typer.Option(help="Width of the network arms.")] = 64,
+    blocks: Annotated[int, typer.Option(help="Blocks of the network arms.")] = 2,
+    dropout: Annotated[float, typer.Option(help="Dropout of the network arms.")] = 0.2,
+    passes: Annotated[int, typer.Option(help="Passes of a first fit, at most.")] = 4,
+    later_passes: Annotated[int, typer.Option(help="Passes of a fine-tune, at most.")] = 1,
+    text_model: Annotated[str, typer.Option(help='Whose vectors stand for titles; "" = none.')] = PACKAGED,
+    out: Annotated[Path | None, typer.Option(help="Folder for result.json and result.png.")] = None,
+) -> None:
+    """Rank the next item among all items, with several arms: a table, result.json and result.png."""
+    from trainer.evaluate.command import Options
+    from trainer.evaluate.command import evaluate as evaluate_now
+
+    evaluate_now(
+        Options(
+            source=source,
+            format=data_format,
+            items=items,
+            time_column=time_column,
+            protocol=protocol,
+            cut=cut,
+            first=first,
+            period=period,
+            periods=periods,
+            repeats=repeats,
+            history=history,
+            arms=tuple(arm.strip() for arm in arms.split(",") if arm.strip()),
+            seeds=seeds_of(seeds),
+            limit_users=limit_users,
+            out=out,
+            width=width,
+            blocks=blocks,
+            dropout=dropout,
+            passes=passes,
+            later_passes=later_passes,
+            text_model=text_model,
+        )
+    )
 
 
 @app.command()
 def show() -> None:
-    """Show every release with its metrics, and which one is announced."""
+    """Show every release with its metrics and receipt, which one is announced, and what was refused."""
+    from rich.console import Console
+
     from trainer.publish import announced
-    from trainer.show import releases_table
+    from trainer.show import overview
 
     settings, planned = _ready()
     try:
@@ -91,7 +159,7 @@ def show() -> None:
         print(f"what is announced is unknown: {unreachable}", file=sys.stderr)
     # A pipe has no width of its own: give it what the table needs.
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
-    console.print(releases_table(planned.releases, messages))
+    console.print(overview(planned, messages))
 
 
 @app.command()
@@ -122,6 +190,14 @@ def seconds_of(period: str) -> float:
     return float(int(found[1]) * _SECONDS[found[2]])
 
 
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Seeds of a list such as 1,2,3. Raises ConfigError."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text} is no list of whole numbers", "write it as 1,2,3") from error
+
+
 def _stop_on_signal() -> threading.Event:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,12 +207,7 @@ def _stop_on_signal() -> threading.Event:
 
 def main() -> None:
     """Run a command; a FreshrecError becomes one line on stderr and its exit code."""
-    from trainer.cycle import Stopped
-
-    try:
-        run_command(app, "trainer")
-    except Stopped:
-        say("stopped between two steps, as asked")
+    run_command(app, "trainer")
 
 
 if __name__ == "__main__":

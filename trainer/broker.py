@@ -20,8 +20,10 @@ from trainer.config import Settings
 
 # How long a broker may take to answer before it counts as unreachable.
 ANSWER_SECONDS = 8.0
-# A poll returns early when messages are there; this is only how often an idle wait looks up.
+# A poll returns when a message is there; this is only how often an idle wait looks up.
 POLL_SECONDS = 1.0
+# A broker that has nothing to give says so after this long: the end of a partition is not waited for.
+FETCH_WAIT_MS = 50
 # What the client calls the end of a partition (its name there begins with an underscore).
 PARTITION_END = -191
 # Messages per poll: some hundred bytes each.
@@ -50,6 +52,7 @@ class Reader:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "log_level": 0,  # failures arrive as exceptions, said once by us
             }
         )
@@ -83,7 +86,7 @@ class Reader:
             self._consumer.assign([TopicPartition(topic, partition, start)])
             silent = 0.0
             while True:
-                polled = self._consumer.consume(POLL_MESSAGES, POLL_SECONDS)
+                polled = self._polled()
                 silent = 0.0 if polled else silent + POLL_SECONDS
                 if silent >= SILENCE_SECONDS:
                     raise UnreachableError(
@@ -118,6 +121,11 @@ class Reader:
             for message in batch
         ]
 
+    def _polled(self) -> list[Message]:
+        """What is there, as soon as something is; `consume` alone would wait until all it may take is there."""
+        first = self._consumer.poll(POLL_SECONDS)
+        return [first, *self._consumer.consume(POLL_MESSAGES, 0.0)] if first is not None else []
+
     def close(self) -> None:
         """Let go of the connections."""
         self._consumer.close()
@@ -134,7 +142,7 @@ def reader(settings: Settings) -> Iterator[Reader]:
 
 
 def send(settings: Settings, topic: str, key: bytes, value: bytes) -> int:
-    """Send one message and wait until all replicas have it; returns its offset.
+    """Send one message and wait until all replicas have it; returns its offset. A retry may send it twice.
 
     Raises UnreachableError when it was not acknowledged.
     """
@@ -142,8 +150,8 @@ def send(settings: Settings, topic: str, key: bytes, value: bytes) -> int:
     producer = Producer(
         {
             "bootstrap.servers": settings.kafka.bootstrap,
+            # Not idempotent: asking for a producer's id takes half a second, and a release named twice is named once.
             "acks": "all",
-            "enable.idempotence": True,
             "message.timeout.ms": int(ANSWER_SECONDS * 1000),
             "log_level": 0,
         }

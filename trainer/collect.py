@@ -4,11 +4,12 @@ One pass, from the stored offsets up to what Kafka held when the pass began:
  1. note the ends of `erasures`, then of `clicks`: a click older than an erasure is then in reach;
  2. clicks: decode, write parts by event day, sync, and only then move the stored offset;
  3. items: merge the newest word on each item into items.parquet;
- 4. erasures: rewrite the parts that hold the user's earlier clicks.
-A part is named by partition and first offset, and parts begin at fixed offsets: a pass that is
-repeated after a crash writes the same names again and so replaces its own work.
+ 4. erasures: rewrite the parts that hold the user's earlier clicks;
+ 5. merge the small parts that many short passes leave (see parts.py).
+A part is named by partition and first offset: a pass that is repeated after a crash writes the same
+names again and so replaces its own work.
 
-    clicks/day=2011-11-21/00003-000000050000.parquet    items.parquet    offsets.json
+    clicks/day=2011-11-21/…    items.parquet    offsets.json    seen.json
 """
 
 from __future__ import annotations
@@ -30,25 +31,14 @@ from schemas.errors import ContractError
 from schemas.item import Item, decode_item
 from trainer.broker import Reader, Span, reader
 from trainer.config import Settings
-from trainer.files import sync, write_whole
+from trainer.files import write_whole
+from trainer.parts import erase, merge_parts, part_name, read_parts, remove_leftovers, write_parts
 from trainer.progress import progress, say
 from trainer.registry import registered_schemas
 
 # Messages of one partition per part: about 50 MB in memory while decoded.
 PART_MESSAGES = 100_000
 
-CLICK_COLUMNS: dict[str, Any] = {
-    "event_id": pl.String,
-    "user_id": pl.String,
-    "item_id": pl.String,
-    "event_time": pl.Int64,  # ms
-    "action": pl.UInt8,  # index into schemas.click.ACTIONS
-    "item_hash": pl.UInt64,
-    "event_hash": pl.UInt64,
-    "produced_at": pl.Int64,  # ms, Kafka's timestamp: an erasure reaches what is older than it
-    "partition": pl.Int32,
-    "offset": pl.Int64,
-}
 ITEM_COLUMNS: dict[str, Any] = {
     "item_id": pl.String,
     "title": pl.String,
@@ -56,6 +46,7 @@ ITEM_COLUMNS: dict[str, Any] = {
     "price": pl.Float64,
     "available": pl.Boolean,
     "published_at": pl.Int64,  # ms
+    "gone": pl.Boolean,  # its last word was null; the other columns are from the word before
 }
 
 
@@ -75,7 +66,7 @@ class Offsets:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "offsets.json"
-        stored = json.loads(self._file.read_text()) if self._file.exists() else {}
+        stored = _json(self._file)
         self._cluster: str | None = stored.get("cluster")
         self._next: dict[str, dict[str, int]] = stored.get("next", {})
 
@@ -121,36 +112,50 @@ def collect_from(source: Reader, settings: Settings, folder: Path) -> Collected:
     offsets, schema_by_id = Offsets(folder), registered_schemas(settings)
     clicks, items, erasures = (settings.topic(name) for name in (topics.CLICKS, topics.ITEMS, topics.ERASURES))
     offsets.check_cluster(source.cluster_id())
+    remove_leftovers(folder / "clicks")
     erasures_until = source.spans(erasures)
     clicks_until = source.spans(clicks)
     found, bad, lost = _collect_clicks(source, clicks, clicks_until, offsets, folder, schema_by_id)
     changed = _collect_items(source, items, offsets, folder, schema_by_id)
     erased = _erase(source, erasures, erasures_until, offsets, folder, schema_by_id)
+    merge_parts(folder / "clicks")
     result = Collected(found, bad, changed, erased, lost)
     say(f"collected {found} clicks ({bad} bad records left out), {changed} items, erased {erased} users")
     return result
 
 
 def stored_clicks(folder: Path) -> pl.DataFrame:
-    """All collected clicks, each event_id once (its first copy); columns CLICK_COLUMNS."""
-    parts = sorted((folder / "clicks").glob("day=*/*.parquet"))
-    if not parts:
-        return pl.DataFrame(schema=CLICK_COLUMNS)
-    rows = pl.scan_parquet(parts, hive_partitioning=False).collect()
-    return rows.sort("partition", "offset").unique("event_id", keep="first", maintain_order=True)
+    """All collected clicks, each event_id once (its first copy); columns CLICK_COLUMNS. Raises ContractError."""
+    return read_parts(folder / "clicks")
+
+
+def stored_catalogue(folder: Path) -> pl.DataFrame:
+    """All items ever named, the gone ones too; columns ITEM_COLUMNS, one row per item. Raises ContractError."""
+    file = folder / "items.parquet"
+    if not file.exists():
+        return pl.DataFrame(schema=ITEM_COLUMNS)
+    try:
+        rows = pl.read_parquet(file)
+        # Written before gone items were kept: all of them were there.
+        rows = rows if "gone" in rows.columns else rows.with_columns(gone=False)
+        return rows.select(ITEM_COLUMNS.keys())
+    except (pl.exceptions.PolarsError, OSError) as problem:
+        raise ContractError(
+            f"{file} is damaged ({str(problem).splitlines()[0]})",
+            f"restore it, or remove {folder} to collect again all that Kafka still has",
+        ) from problem
 
 
 def stored_items(folder: Path) -> pl.DataFrame:
-    """The catalogue as last collected; columns ITEM_COLUMNS, one row per item."""
-    file = folder / "items.parquet"
-    return pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=ITEM_COLUMNS)
+    """The items that are there; columns ITEM_COLUMNS, one row per item. Raises ContractError."""
+    return stored_catalogue(folder).filter(~pl.col("gone"))
 
 
 def unseen_clicks(settings: Settings, folder: Path) -> bool:
     """Whether clicks were collected since `mark_seen`, or it was never called."""
-    marker = folder / "seen.json"
     reached = Offsets(folder).of(settings.topic(topics.CLICKS))
-    return not marker.exists() or json.loads(marker.read_text()) != reached
+    marker = folder / "seen.json"
+    return not marker.exists() or _json(marker) != reached
 
 
 def mark_seen(settings: Settings, folder: Path) -> None:
@@ -187,7 +192,7 @@ def _collect_clicks(
                     messages.extend(batch)
                     advance(len(batch))
                 rows, bad_rows = _click_rows(messages, schema_by_id)
-                _write_parts(folder / "clicks", f"{partition:05d}-{start:012d}", rows)
+                write_parts(folder / "clicks", part_name(partition, start), rows)
                 offsets.store(topic, partition, end)
                 found, bad, start = found + rows.height, bad + bad_rows, end
     return found, bad, lost
@@ -224,16 +229,6 @@ def click_columns(clicks: Clicks) -> pl.DataFrame:
     )
 
 
-def _write_parts(folder: Path, name: str, rows: pl.DataFrame) -> None:
-    day = pl.from_epoch("event_time", time_unit="ms").dt.strftime("%Y-%m-%d")
-    for (date,), part in rows.group_by(day.alias("date"), maintain_order=True):
-        target = folder / f"day={date}" / f"{name}.parquet"
-        write_whole(target, part.select(CLICK_COLUMNS.keys()).write_parquet)
-        sync(target.parent)
-    if folder.exists():
-        sync(folder)
-
-
 def _collect_items(source: Reader, topic: str, offsets: Offsets, folder: Path, schema_by_id: SchemaById | None) -> int:
     latest: dict[str, Item | None] = {}
     reached: dict[int, int] = {}
@@ -246,24 +241,28 @@ def _collect_items(source: Reader, topic: str, offsets: Offsets, folder: Path, s
                     latest[item.item_id] = item if message.value() is not None else None
         reached[partition] = span.high
     if latest:
-        kept = stored_items(folder).filter(~pl.col("item_id").is_in(list(latest)))
-        rows = [_item_row(item) for item in latest.values() if item is not None]
-        merged = pl.concat([kept, pl.DataFrame(rows, schema=ITEM_COLUMNS, orient="row")])
+        merged = _merged(stored_catalogue(folder), latest)
         write_whole(folder / "items.parquet", merged.sort("item_id").write_parquet)
     for partition, following in reached.items():
         offsets.store(topic, partition, following)
     return len(latest)
 
 
-def _item_row(item: Item) -> tuple[Any, ...]:
-    return (
-        item.item_id,
-        item.title,
-        list(item.categories),
-        item.price,
-        item.available,
-        item.published_at,
+def _merged(stored: pl.DataFrame, latest: dict[str, Item | None]) -> pl.DataFrame:
+    """The catalogue after the newest words; None is the word of an item that is gone."""
+    gone = [item_id for item_id, item in latest.items() if item is None]
+    strangers = set(gone).difference(stored["item_id"])
+    rows = [_item_row(item) for item in latest.values() if item is not None]
+    rows += [(item_id, None, [], None, False, None, True) for item_id in strangers]
+    left = pl.col("item_id").is_in(gone)
+    kept = stored.filter(~pl.col("item_id").is_in(list(latest)) | left).with_columns(
+        available=pl.col("available") & ~left, gone=pl.col("gone") | left
     )
+    return pl.concat([kept, pl.DataFrame(rows, schema=ITEM_COLUMNS, orient="row")])
+
+
+def _item_row(item: Item) -> tuple[Any, ...]:
+    return (item.item_id, item.title, list(item.categories), item.price, item.available, item.published_at, False)
 
 
 def _erase(
@@ -283,18 +282,18 @@ def _erase(
                 if not isinstance(user, BadRecord):
                     asked[user] = max(asked.get(user, 0), message.timestamp()[1])
     if asked:
-        erasures = pl.DataFrame({"user_id": list(asked), "asked_at": list(asked.values())})
-        for part in sorted((folder / "clicks").glob("day=*/*.parquet")):
-            _rewrite_without(part, erasures)
+        erase(folder / "clicks", pl.DataFrame({"user_id": list(asked), "asked_at": list(asked.values())}))
     for partition, span in until.items():
         offsets.store(topic, partition, span.high)
     return len(asked)
 
 
-def _rewrite_without(part: Path, erasures: pl.DataFrame) -> None:
-    rows = pl.read_parquet(part)
-    kept = rows.join(erasures, on="user_id", how="left").filter(
-        pl.col("asked_at").is_null() | (pl.col("produced_at") > pl.col("asked_at"))
-    )
-    if kept.height < rows.height:
-        write_whole(part, kept.select(CLICK_COLUMNS.keys()).write_parquet)
+def _json(file: Path) -> dict[str, Any]:
+    """What a small file of ours holds; nothing when there is none. Raises ContractError."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as problem:
+        raise ContractError(
+            f"{file} is damaged ({problem})", f"remove {file.parent} to collect again all that Kafka still has"
+        ) from problem
+    return content

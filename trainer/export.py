@@ -27,7 +27,7 @@ from trainer.network import Network, Scorer, tensors
 from trainer.sequences import Histories, Ints, evenly
 
 # The names in the order of Scorer.forward; the manifest lists them for whoever feeds the graph.
-INPUTS = ("item_index", "action", "gap", "available")
+INPUTS = ("item_index", "action", "gap", "age", "counters", "available")
 OPSET = 18
 # Users that the graph is compared on, and the batch sizes: one, a usual micro-batch, all at once.
 PARITY_USERS = 256
@@ -47,7 +47,7 @@ def export(
     Returns the comparison: parity_overlap (share of equal top_index) and parity_score (largest
     difference of a score). Raises ModelRefused when they disagree.
     """
-    scorer = Scorer(network.eval(), min(LIST_LENGTH, len(item_ids))).eval()
+    scorer = Scorer(network.cpu().eval(), min(LIST_LENGTH, len(item_ids))).eval()
     users = evenly(np.unique(histories.last), PARITY_USERS)
     if len(users) == 0:
         raise ModelRefused("no user to compare the exported graph on", "collect clicks first")

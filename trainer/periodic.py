@@ -1,4 +1,4 @@
-"""Cycles at fixed times; one that takes too long swallows the times it overran."""
+"""Cycles at fixed times; the times that one overran become one, right after it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def run_periodically(settings: Settings, plan: Plan, period: float, stop: thread
             break
         missed = int((time.monotonic() - due) // period)
         if missed:
-            say(f"the cycle took {time.monotonic() - due:.0f} s and overran {missed} of its times")
-        due += period * (missed + 1)
+            say(f"the cycle ended {time.monotonic() - due:.0f} s after its time; {missed} overran times become one")
+        due += period * max(missed, 1)
     say("stopped, as asked")

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 # Often enough to see that it lives, rarely enough for a log.
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -30,6 +28,8 @@ def say(line: str) -> None:
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Show the progress of `total` units of work while the block runs."""
     if sys.stdout.isatty():
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
         title_column, share = TextColumn("{task.description}"), TextColumn("{task.percentage:.0f}%")
         note_column = TextColumn("{task.fields[note]}")
         with Progress(title_column, BarColumn(), share, TimeRemainingColumn(), note_column) as bar:

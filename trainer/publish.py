@@ -16,17 +16,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from schemas import topics
 from schemas.avro import BadRecord
 from schemas.errors import ContractError, ModelRefused
-from schemas.recommendation import LIST_LENGTH
 from schemas.release import (
     FILES,
     ITEMS,
     MANIFEST,
+    MODEL,
+    OUTPUT_INDEX,
     Manifest,
     ModelRelease,
     check_file,
@@ -35,10 +37,8 @@ from schemas.release import (
     encode_release,
     open_manifest,
 )
-from schemas.user_state import HISTORY
 from trainer.broker import reader, send
 from trainer.config import Settings
-from trainer.export import INPUTS
 from trainer.files import sync
 from trainer.progress import say
 
@@ -52,6 +52,11 @@ class Release:
     folder: Path
     manifest: Manifest
     manifest_sha256: str
+
+    @property
+    def until_ms(self) -> int:
+        """The model has learned from events before this moment; 0 when its manifest does not say."""
+        return int(self.manifest.trained_on.get("until_ms", 0))
 
     def item_ids(self) -> list[str]:
         """Item ids in index order: the first has index 1."""
@@ -84,20 +89,23 @@ def seal(
     parent: str | None,
     metrics: Mapping[str, float],
     trained_on: Mapping[str, Any],
+    receipt: Mapping[str, float] = MappingProxyType({}),
 ) -> Release:
     """Write the manifest of a built folder and let the release appear under its version."""
     count = (folder / ITEMS).read_bytes().count(b"\n")
+    inputs, history, top_k = _interface(folder)
     manifest = Manifest(
         version=version,
         created_at=int(time.time() * 1000),
         parent=parent,
-        history=HISTORY,
-        top_k=min(LIST_LENGTH, count),
+        history=history,
+        top_k=top_k,
         item_count=count,
-        inputs=list(INPUTS),
+        inputs=inputs,
         files={name: digest_of((folder / name).read_bytes()) for name in FILES},
         metrics=dict(metrics),
         trained_on=dict(trained_on),
+        receipt=dict(receipt),
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for name in (*FILES, MANIFEST):
@@ -106,6 +114,18 @@ def seal(
     folder.rename(releases / version)
     sync(releases)
     return verify(releases / version)
+
+
+def _interface(folder: Path) -> tuple[list[str], int, int]:
+    """Names of the graph's inputs, events of history it reads, length of its lists: asked of the graph itself."""
+    import onnx  # a roll-back does not wait for it
+
+    graph = onnx.load(folder / MODEL, load_external_data=False).graph
+    shape = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    return [value.name for value in graph.input], shape["item_index"][1], shape[OUTPUT_INDEX][1]
 
 
 def verify(folder: Path) -> Release:
@@ -177,13 +197,24 @@ def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelR
         if not messages:
             raise ContractError("no release was ever announced", "run a cycle first")
         last = messages[-1]
-        version = verify(folder_of(last)).manifest.parent
+        version = _parent(last)
         if version is None:
             raise ContractError(f"release {last.version} has no parent to roll back to", "name a version (see show)")
     if not (releases / version).is_dir():
         known = ", ".join(folder.name for folder in release_folders(releases)) or "none"
         raise ContractError(f"there is no release {version} in {releases}", f"known: {known}")
     return announce(settings, verify(releases / version))
+
+
+def _parent(message: ModelRelease) -> str | None:
+    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it."""
+    try:
+        return open_manifest((folder_of(message) / MANIFEST).read_bytes(), message).parent
+    except (OSError, ModelRefused) as problem:
+        raise ContractError(
+            f"the manifest of release {message.version} does not say what came before it ({problem})",
+            "name a version (see show)",
+        ) from problem
 
 
 def release_folders(releases: Path) -> list[Path]:

@@ -1,237 +1,146 @@
-"""Fits the network: a first fit from counts, or a short one that goes on from the served model.
+"""The stages of a fit: from everything known, or from what is new; then a gentle pass over the newest events.
 
- 1. learn from everything before the stop slice; after each pass the stop slice (newer in time, not
-    learned from) says how good it is, and the best state is kept;
+ 1. learn from what came before the stop slice: all of it for a first network; for one that goes on, the new events
+    and as many older ones, drawn evenly over time; after each pass the stop slice (newer in time, not learned from)
+    says how good it is, and the best state is kept;
  2. settle: one gentle pass over the stop slice's events, mixed with older ones.
-Neither touches the held-back slice that judges the result (see judge.py).
+Neither touches the held-back slice that judges the result (see judge.py). In each stage the network is told how
+popular items were just before the events that it learns from; before it is served, how popular they are now.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer.config import WINDOWS_PER_STEP, Plan
-from trainer.cooccurrence import item_vectors
-from trainer.files import write_whole
-from trainer.network import Network, NetworkConfig, tensors
-from trainer.progress import Advance, progress, say
+from trainer.fit import Check, Fit
+from trainer.network import Network
+from trainer.processes import Processes
+from trainer.progress import say
+from trainer.recipe import Recipe
 from trainer.sequences import (
     Histories,
-    Ints,
     Slices,
     Windows,
     evenly,
+    newest_windows,
     next_items,
     windows_of_one_pass,
 )
+from trainer.start import recent_popularity
 
-FIRST_RATE = 3e-3
-# Later cycles and settling correct a good model: at the full rate they would unlearn it.
-LATER_RATE = 1e-3
-WARM_UP_STEPS = 50
-# Share of the rate that is left at the end of a fit.
-LAST_SHARE = 0.05
-WEIGHT_DECAY = 0.01
-GRADIENT_LIMIT = 1.0
-# Older windows mixed in for each new one, so that a later cycle does not forget.
-OLDER_PER_NEW = 1.0
+# Older windows mixed in for each new one, so that a later fit does not forget, and the spans of time that they are
+# drawn from in equal numbers: evenly over time, not over events, of which the newest days may hold most.
+OLDER_PER_NEW, OLDER_SPANS = 1.0, 8
+# Settling corrects a good network: at the rate of a first fit it would unlearn.
+SETTLE_RATE = 1e-3
 # Events of the stop slice that are enough to compare two passes.
-STOP_EVENTS = 4_000
-# Histories scored at once while evaluating: bounds the score matrix (this × items × 4 bytes).
-EVALUATED_AT_ONCE = 256
-# Vectors of items that a served model did not know start small, so that they disturb nothing.
-NEW_ITEM_SPREAD = 0.02
+STOP_EVENTS = 6_000
 
 
-def start_network(checkpoint: Path | None, histories: Histories, items: int, seed: int) -> Network:
-    """The network of a checkpoint, or a first one when there is none to go on from.
+@dataclass(frozen=True)
+class Course:
+    """What a fit learns, in its order.
 
-    histories: what may be learned from; a first network takes its start from counts over them.
+    known: learned passes long. check: what it stops by; its histories hold the check events, too. since_ms: the
+    network knows what happened before; None for a first fit. settle_from: the check events begin here and are
+    learned in the end; None = they are not.
     """
-    if checkpoint is not None:
-        return grown_network(checkpoint, items, seed)
-    return first_network(histories, items, seed)
+
+    known: Histories
+    check: Check | None
+    since_ms: int | None
+    settle_from: int | None
+    older_per_new: float = OLDER_PER_NEW
 
 
-def first_network(histories: Histories, items: int, seed: int) -> Network:
-    """A network whose item vectors and popularity start from counts over the histories."""
-    torch.manual_seed(seed)
-    network = Network(NetworkConfig(items=items))
-    with torch.no_grad():
-        network.item.weight.copy_(item_vectors(histories, items, network.config.width, seed))
-    counts = np.bincount(histories.item_index, minlength=items + 1)
-    network.set_popularity(torch.from_numpy(counts))
-    return network
-
-
-def grown_network(checkpoint: Path, items: int, seed: int) -> Network:
-    """The network of a checkpoint with room for `items` items: known ones keep their index.
-
-    Raises OSError, or RuntimeError and KeyError when the file is not a checkpoint of this version.
-    """
-    stored: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    config = NetworkConfig(**{**stored["config"], "items": items})
-    torch.manual_seed(seed)
-    network = Network(config)
-    state = stored["state"]
-    known = len(state["popularity"])
-    with torch.no_grad():
-        item = torch.randn(items + 1, config.width) * NEW_ITEM_SPREAD
-        item[:known] = state["item.weight"]
-        # A new item starts as little bought as the least bought known one.
-        popularity = torch.full((items + 1,), float(state["popularity"].min()))
-        popularity[:known] = state["popularity"]
-    network.load_state_dict({**state, "item.weight": item, "popularity": popularity})
-    return network
-
-
-def save_checkpoint(network: Network, target: Path) -> None:
-    """Everything needed to go on from this network, in one file that appears whole."""
-    content = {"config": asdict(network.config), "state": network.state_dict()}
-    write_whole(target, lambda path: torch.save(content, path))
+def course_of_cycle(histories: Histories, cut: Slices, learned_until: int | None) -> Course:
+    """The course of a cycle of the trainer; nothing in it reaches the held-back slice."""
+    settled = histories.before(cut.judge_from)
+    check = Check(settled, next_items(settled, cut.stop_from))
+    return Course(histories.before(cut.stop_from), check, learned_until, cut.stop_from)
 
 
 def tune(
     network: Network,
-    histories: Histories,
-    slices: Slices,
-    learned_until: int | None,
-    plan: Plan,
-    curves: Path,
+    course: Course,
+    recipe: Recipe,
+    live: Tensor,
+    seed: int,
+    processes: Processes,
+    curves: Path | None = None,
 ) -> dict[str, float]:
-    """Fit in place; returns how it went, for the manifest.
+    """Fit in place, on the device of the processes; returns how it went, for the manifest.
 
-    learned_until: ms, what the network already knows; None for a first fit.
+    live: bool[V+1], see Objective. curves: folder for TensorBoard.
     """
     began = time.monotonic()
-    torch.set_num_threads(plan.threads)
-    torch.manual_seed(plan.seed)
-    rng = np.random.default_rng(plan.seed)
-    later = learned_until is not None
-    passes_allowed = plan.later_passes if later else plan.first_passes
-    rate = LATER_RATE if later else FIRST_RATE
-    known = histories.before(slices.stop_from)
-    settled = histories.before(slices.judge_from)
-    stop_at = evenly(next_items(settled, slices.stop_from), STOP_EVENTS)
-    passes = [_mixed(known, learned_until, rng) for _ in range(passes_allowed)]
-    recent = _mixed(settled, slices.stop_from, rng)
+    torch.manual_seed(seed + processes.rank)
+    rng = np.random.default_rng(seed)
+    items, known, since = network.config.items, course.known, course.since_ms
+    check = course.check
+    if check is not None:
+        check = Check(check.histories, evenly(check.places, STOP_EVENTS))
+    network.to(processes.device)
+    with ExitStack() as stack:
+        writer = None
+        if curves is not None and processes.leads:
+            writer = stack.enter_context(closing(SummaryWriter(str(curves))))
+        if since is not None:
+            network.set_recent(recent_popularity(known.before(since), items))
+        fit = Fit(network, live, recipe, rng, processes, writer)
+        passes, best = fit.passes("tune", known, _drawing(known, since, course, recipe, rng), check)
 
-    with closing(SummaryWriter(str(curves))) as writer:
-        fit = _Fit(network, rng, writer)
-        best_loss, best, done = fit.loss_at(settled, stop_at), _state(network), 0
-        steps = sum(map(_steps, passes))
-        with progress("tune", steps) as advance:
-            for windows in passes:
-                done += 1
-                fit.one_pass(known, windows, _Rate(rate, 0, steps), advance)
-                loss = fit.loss_at(settled, stop_at)
-                advance(0, f"loss {loss:.3f}")
-                if not loss < best_loss:
-                    network.load_state_dict(best)
-                    break
-                best_loss, best = loss, _state(network)
-        with progress("settle", _steps(recent)) as advance:
-            fit.one_pass(settled, recent, _Rate(LATER_RATE, fit.step, _steps(recent)), advance)
+        if check is not None and course.settle_from is not None:
+            network.set_recent(recent_popularity(known, items))
+            gentle = replace(recipe, passes=1, rate=min(recipe.rate, SETTLE_RATE))
+            fit = Fit(network, live, gentle, rng, processes, writer, fit.step)
+            fit.passes(
+                "settle", check.histories, _drawing(check.histories, course.settle_from, course, gentle, rng), None
+            )
+            network.set_recent(recent_popularity(check.histories, items))
     seconds = time.monotonic() - began
-    say(f"tuned in {seconds:.0f} s, {done} of at most {passes_allowed} passes")
-    return {"tune_seconds": seconds, "tune_passes": float(done), "stop_loss": best_loss}
+    say(f"tuned in {seconds:.0f} s, {passes} of at most {recipe.passes} passes, {fit.step} steps")
+    found = {"tune_seconds": seconds, "tune_passes": float(passes), "tune_steps": float(fit.step)}
+    return found | ({"stop_loss": best.loss, "stop_ndcg": best.ndcg} if best else {})
 
 
-@dataclass(frozen=True)
-class _Rate:
-    """Learning rate by step: a short rise, then half a cosine down to LAST_SHARE."""
-
-    highest: float
-    begin: int
-    steps: int
-
-    def __call__(self, step: int) -> float:
-        done = (step - self.begin) / max(self.steps, 1)
-        rise = min(1.0, (step - self.begin + 1) / WARM_UP_STEPS)
-        fall = LAST_SHARE + (1 - LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
-        return self.highest * rise * fall
+def _drawing(
+    histories: Histories, since_ms: int | None, course: Course, recipe: Recipe, rng: np.random.Generator
+) -> Callable[[], Windows]:
+    if recipe.newest_only:
+        return lambda: newest_windows(histories)
+    return lambda: windows_with_older(histories, since_ms, course.older_per_new, rng)
 
 
-class _Fit:
-    """A network with its optimiser and its curves."""
+def windows_with_older(
+    histories: Histories, since_ms: int | None, older_per_new: float, rng: np.random.Generator
+) -> Windows:
+    """The windows of one pass: all of them; or those with targets since a moment, and some older ones.
 
-    def __init__(self, network: Network, rng: np.random.Generator, writer: SummaryWriter) -> None:
-        self.step = 0
-        self._network = network
-        self._rng = rng
-        self._writer = writer
-        # Norms and biases are few and must be free to move; decay is for the matrices.
-        matrices = [p for p in network.parameters() if p.ndim > 1]
-        vectors = [p for p in network.parameters() if p.ndim == 1]
-        self._optimiser = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": WEIGHT_DECAY},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            betas=(0.9, 0.98),
-        )
-
-    def one_pass(self, histories: Histories, windows: Windows, rate: _Rate, advance: Advance) -> None:
-        """Learn from the windows once, in random order."""
-        network, optimiser = self._network.train(), self._optimiser
-        order = self._rng.permutation(len(windows))
-        for begin in range(0, len(windows), WINDOWS_PER_STEP):
-            chosen = windows.take(order[begin : begin + WINDOWS_PER_STEP])
-            target = torch.from_numpy(histories.targets(chosen))
-            wanted = target > 0
-            if wanted.any():
-                for group in optimiser.param_groups:
-                    group["lr"] = rate(self.step)
-                user = network(**tensors(histories.inputs(chosen.newest)))
-                loss = F.cross_entropy(network.scores(user[wanted]), target[wanted])
-                optimiser.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(network.parameters(), GRADIENT_LIMIT)
-                optimiser.step()
-                self._writer.add_scalar("loss/train", loss.item(), self.step)
-            self.step += 1
-            advance(1)
-
-    @torch.no_grad()
-    def loss_at(self, histories: Histories, places: Ints) -> float:
-        """Mean cross-entropy of the items at these places, each from the history before it."""
-        network = self._network.eval()
-        total = 0.0
-        for begin in range(0, len(places), EVALUATED_AT_ONCE):
-            at = places[begin : begin + EVALUATED_AT_ONCE]
-            user = network(**tensors(histories.inputs(at - 1)), last_only=True)
-            target = torch.from_numpy(histories.item_index[at])
-            total += F.cross_entropy(network.scores(user), target, reduction="sum").item()
-        loss = total / max(len(places), 1)
-        self._writer.add_scalar("loss/newer", loss, self.step)
-        return loss
-
-
-def _mixed(histories: Histories, since_ms: int | None, rng: np.random.Generator) -> Windows:
-    """The windows of one pass: all; or those with targets since a moment, and some older ones."""
+    Older ones are drawn in equal numbers from OLDER_SPANS equal spans of time, as far as each has them.
+    """
     windows = windows_of_one_pass(histories, rng)
     if since_ms is None:
         return windows
-    new = histories.event_time[windows.newest + 1] >= since_ms
-    older = np.flatnonzero(~new)
-    sampled = rng.permutation(older)[: int(OLDER_PER_NEW * new.sum())]
-    return windows.take(np.concatenate((np.flatnonzero(new), sampled)))
-
-
-def _steps(windows: Windows) -> int:
-    return -(-len(windows) // WINDOWS_PER_STEP)
-
-
-def _state(network: Network) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    time_of = histories.event_time[windows.newest + 1]
+    new = np.flatnonzero(time_of >= since_ms)
+    older = rng.permutation(np.flatnonzero(time_of < since_ms))
+    wanted = int(older_per_new * len(new))
+    if len(older) > wanted:
+        edges = np.linspace(time_of[older].min(), since_ms, OLDER_SPANS + 1)[1:-1]
+        span = np.searchsorted(edges, time_of[older], side="right")
+        # Round by round the next window of each span; spans that have none left are passed over.
+        turn = np.empty(len(older), np.int64)
+        for one in range(OLDER_SPANS):
+            turn[span == one] = np.arange(np.count_nonzero(span == one))
+        older = older[np.argsort(turn, kind="stable")][:wanted]
+    return windows.take(np.concatenate((new, older)))

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
@@ -301,6 +302,54 @@ def test_a_refused_release_leaves_the_model_in_service(slot: ModelSlot, tmp_path
     assert slot.refused.empty()
     assert slot.offer(make_release(tmp_path / "c", ITEMS, FAVOURITES, "20260101-000003")).result(60) is True
     assert version(slot.take()[0]) == "20260101-000003"
+
+
+def test_a_roll_back_to_the_model_before_waits_for_nothing(
+    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (make_release(tmp_path / f"{n}", ITEMS, FAVOURITES, f"20260101-00000{n}") for n in range(3))
+    loaded: list[str] = []
+
+    def noted(release: ModelRelease, providers: list[str], threads: int) -> Model:
+        loaded.append(release.version)
+        return load(release, providers, threads)
+
+    monkeypatch.setattr(model_slot, "load", noted)
+
+    def serve(release: ModelRelease) -> tuple[str | None, bool]:
+        assert slot.offer(release).result(60) is True
+        model, swapped = slot.take()
+        return version(model), swapped
+
+    assert [serve(release) for release in (first, second)] == [(first.version, True), (second.version, True)]
+    (tmp_path / "0" / "model.onnx").unlink()
+    assert serve(first) == (first.version, True)
+    assert serve(second) == (second.version, True)  # and forth again
+    assert serve(second) == (second.version, False)  # said twice
+    assert loaded == [first.version, second.version]
+    assert serve(third) == (third.version, True)
+    assert serve(second) == (second.version, True)
+    assert slot.offer(first).result(60) is False  # let go since, and its folder is not whole any more
+
+
+def test_while_a_release_loads_only_the_model_in_service_is_kept(
+    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = [make_release(tmp_path / f"{n}", ITEMS, FAVOURITES, f"20260101-00000{n}") for n in range(3)]
+    alive: list[int] = []
+    kept: list[weakref.ref[Model]] = []
+
+    def counted(release: ModelRelease, providers: list[str], threads: int) -> Model:
+        alive.append(sum(model() is not None for model in kept))
+        model = load(release, providers, threads)
+        kept.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(model_slot, "load", counted)
+    for release in releases:
+        slot.offer(release).result(60)
+        slot.take()
+    assert alive == [0, 1, 1]
 
 
 def test_whatever_goes_wrong_while_loading_is_a_refusal(

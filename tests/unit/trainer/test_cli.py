@@ -1,14 +1,17 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from deploy.local.config import REPOSITORY
 from schemas.errors import ConfigError, ModelRefused, UnreachableError
 from trainer import periodic
 from trainer.__main__ import seconds_of
 from trainer.config import Settings, plan
-from trainer.cycle import Stopped
+from trainer.cycle import Stopped, cycle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -75,15 +78,43 @@ def test_cycles_start_at_fixed_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, [3.0, 7.0]) == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
 
 
-def test_overrun_times_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, [3.0, 25.0]) == [0.0, 10.0, 40.0, 50.0]
+def test_overrun_times_become_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    # 20 and 30 are over when the second cycle ends: one cycle makes up for both, and the times stay what they were.
+    assert run(monkeypatch, [3.0, 25.0]) == [0.0, 10.0, 35.0, 40.0, 50.0]
+    assert "2 overran times become one" in capsys.readouterr().out
 
 
-def test_a_refused_model_or_a_missing_server_ends_one_cycle_only(
-    monkeypatch: pytest.MonkeyPatch,
+def test_cycles_that_are_always_too_slow_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, [25.0] * 9) == [0.0, 25.0, 50.0]
+
+
+def test_a_refused_model_or_a_missing_server_is_one_line_and_ends_one_cycle_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcomes = [ModelRefused("a", "b"), UnreachableError("a", "b")]
+    outcomes = [ModelRefused("a", "b"), UnreachableError("c", "d")]
     assert run(monkeypatch, outcomes) == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
+    assert [line for line in capsys.readouterr().out.splitlines() if "published nothing" in line] == [
+        "trainer: this cycle published nothing: a; b",
+        "trainer: this cycle published nothing: c; d",
+    ]
+
+
+def test_every_other_error_ends_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, [0.0, Stopped()]) == [0.0, 10.0]
     with pytest.raises(ZeroDivisionError):
         run(monkeypatch, [ZeroDivisionError()])
+
+
+def test_a_cycle_that_is_asked_to_stop_ends_before_its_next_step(tmp_path: Path) -> None:
+    settings = Settings(trainer={"data": tmp_path / "d", "releases": tmp_path / "r"})
+    with pytest.raises(Stopped):  # and not UnreachableError: nothing was begun
+        cycle(settings, plan(settings), lambda: True)
+
+
+def test_a_roll_back_waits_for_no_library_it_does_not_need() -> None:
+    code = (
+        "import sys; from trainer import __main__, publish; "
+        "print([name for name in ('torch', 'onnx', 'onnxruntime', 'polars') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "[]", done.stderr

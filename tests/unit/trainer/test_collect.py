@@ -11,7 +11,7 @@ from schemas.item import Item, encode_item
 from tests.unit.trainer.log import Log, PowerCutError
 from tests.unit.trainer.shop import START_MS
 from trainer import collect as module
-from trainer.collect import collect_from, mark_seen, stored_clicks, stored_items, unseen_clicks
+from trainer.collect import collect_from, mark_seen, stored_catalogue, stored_clicks, stored_items, unseen_clicks
 from trainer.config import Settings
 
 DAY_MS = 24 * 3600 * 1000
@@ -152,6 +152,43 @@ def test_an_erased_user_is_gone_from_every_part(tmp_path: Path) -> None:
     assert collect(log, tmp_path).erased_users == 0
 
 
+def test_an_erasure_reaches_what_a_crash_left_half_written(tmp_path: Path) -> None:
+    log = Log()
+    click(log, 0, "gone", produced_at=100)
+    collect(log, tmp_path)
+    [part] = (tmp_path / "clicks").glob("*/*.parquet")
+    left = part.with_name(".00009-000000000000.parquet.tmp")  # of a part that no later pass writes again
+    left.write_bytes(part.read_bytes()[:-50])
+    log.append("erasures", "gone", None, produced_at=200)
+    collect(log, tmp_path)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("name", ["offsets.json", "items.parquet"])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path: Path, name: str) -> None:
+    log = Log()
+    click(log, 0)
+    log.append("items", "a", encode_item(Item("a")))
+    collect(log, tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:20])
+    log.append("items", "b", encode_item(Item("b")))
+    with pytest.raises(ContractError, match=f"{name} is damaged .* remove {tmp_path} to collect again"):
+        collect(log, tmp_path)
+
+
+def test_many_short_passes_leave_few_parts(tmp_path: Path) -> None:
+    log = Log()
+    for number in range(60):  # four clicks a day, one a pass
+        click(log, number, partition=number % 2)
+        collect(log, tmp_path)
+    assert event_ids(tmp_path) == sorted(f"e{n}" for n in range(60))
+    parts = list((tmp_path / "clicks").glob("*/*.parquet"))
+    assert len(parts) <= 15 + 2 * 3  # a part a day, but for the two days that still grow
+    log.append("erasures", "u", None, produced_at=1)
+    collect(log, tmp_path)
+    assert event_ids(tmp_path) == []
+
+
 def test_the_catalogue_holds_the_last_word_on_each_item(tmp_path: Path) -> None:
     log = Log()
     for item in (Item("a", "first", price=1.0), Item("b", "other", ["x"]), Item("c", "third")):
@@ -163,6 +200,34 @@ def test_the_catalogue_holds_the_last_word_on_each_item(tmp_path: Path) -> None:
     collect(log, tmp_path)
     rows = stored_items(tmp_path).select("item_id", "title", "categories", "available").rows()
     assert rows == [("a", "second", [], False), ("b", "other", ["x"], True)]
+
+
+def test_an_item_that_is_gone_is_remembered_as_gone(tmp_path: Path) -> None:
+    log = Log()
+    for item in (Item("a", "first"), Item("b", "other")):
+        log.append("items", item.item_id, encode_item(item))
+    collect(log, tmp_path)
+    log.append("items", "a", None)
+    log.append("items", "never-seen", None)
+    collect(log, tmp_path)
+    gone = stored_catalogue(tmp_path).filter("gone").select("item_id", "title", "available").rows()
+    assert gone == [("a", "first", False), ("never-seen", None, False)]
+    assert stored_items(tmp_path)["item_id"].to_list() == ["b"]
+    log.append("items", "a", encode_item(Item("a", "back")))
+    collect(log, tmp_path)
+    assert stored_items(tmp_path).select("item_id", "title", "available").rows() == [
+        ("a", "back", True),
+        ("b", "other", True),
+    ]
+
+
+def test_a_catalogue_from_before_gone_items_were_kept_is_read(tmp_path: Path) -> None:
+    log = Log()
+    log.append("items", "a", encode_item(Item("a", "first")))
+    collect(log, tmp_path)
+    file = tmp_path / "items.parquet"
+    pl.read_parquet(file).drop("gone").write_parquet(file)
+    assert stored_items(tmp_path)["item_id"].to_list() == ["a"]
 
 
 def test_a_cycle_has_seen_what_it_was_marked_with(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from tests.unit.trainer.conftest import ITEM_IDS
 from trainer.export import INPUTS, _overlap, compare, graph_feed, open_graph, run_graph
 from trainer.network import Scorer
 from trainer.sequences import Histories
-from trainer.tune import first_network
+from trainer.recipe import NetworkConfig
+from trainer.start import first_network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 AVAILABLE = np.ones(len(ITEM_IDS) + 1, np.bool_)
@@ -42,7 +43,7 @@ def test_the_graph_gives_what_the_network_gives(exported: Path, shop: Histories,
     available[10:30] = False
     feed = graph_feed(shop, np.unique(shop.last)[:size], available)
     index, score = run_graph(open_graph(exported, 1), feed)
-    scorer = Scorer(first_network(shop, len(ITEM_IDS), seed=2).eval(), 50)
+    scorer = Scorer(first_network(NetworkConfig(len(ITEM_IDS)), shop, seed=2).eval(), 50)
     with torch.no_grad():
         expected_index, expected_score = scorer(*(torch.from_numpy(feed[n]) for n in INPUTS))
     assert index.shape == score.shape == (size, 50)
@@ -65,7 +66,7 @@ def test_the_warmup_holds_inputs_and_the_answers_to_them(exported: Path) -> None
 
 
 def test_a_graph_of_another_network_is_refused(exported: Path, shop: Histories) -> None:
-    other = Scorer(first_network(shop, len(ITEM_IDS), seed=3).eval(), 50)
+    other = Scorer(first_network(NetworkConfig(len(ITEM_IDS)), shop, seed=3).eval(), 50)
     feed = graph_feed(shop, np.unique(shop.last), AVAILABLE)
     with pytest.raises(ModelRefused, match=r"shares .* of the network's lists"):
         compare(open_graph(exported, 1), other, feed)

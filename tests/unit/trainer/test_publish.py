@@ -1,24 +1,32 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import onnxruntime
 import pytest
+from rich.console import Console
 
-from schemas.errors import ConfigError, ModelRefused
-from schemas.release import ModelRelease
+from schemas.errors import ConfigError, ContractError, ModelRefused
+from schemas.release import ModelRelease, decode_release
 from tests.unit.trainer.conftest import ITEM_IDS
 from trainer import publish as module
+from trainer.__main__ import TABLE_WIDTH
+from trainer.config import Plan, Settings, plan
 from trainer.files import only_one, write_whole
 from trainer.publish import (
     Release,
+    announce,
     building_folder,
     folder_of,
     new_version,
     release_folders,
+    roll_back,
     verify,
 )
-from trainer.show import releases_table
+from trainer.show import overview
+from trainer.verdicts import on_record, verdicts
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MakeRelease = Callable[..., Release]
@@ -33,7 +41,8 @@ def test_a_sealed_release_holds_what_its_manifest_promises(make_release: MakeRel
     assert manifest["version"] == release.folder.name == "20260101-000000"
     assert manifest["parent"] == "20251231-000000"
     assert (manifest["history"], manifest["top_k"], manifest["item_count"]) == (50, 50, 80)
-    assert manifest["inputs"] == ["item_index", "action", "gap", "available"]
+    graph = onnxruntime.InferenceSession(release.folder / "model.onnx", providers=["CPUExecutionProvider"])
+    assert manifest["inputs"] == [value.name for value in graph.get_inputs()]
     assert release.item_ids() == ITEM_IDS
 
 
@@ -123,16 +132,158 @@ def test_a_message_names_its_folder_even_with_odd_letters(tmp_path: Path) -> Non
     assert folder_of(ModelRelease("v", folder.as_uri(), "", 0)) == folder
 
 
-def test_show_says_which_release_is_announced_last(make_release: MakeRelease, tmp_path: Path) -> None:
-    for version in ("20260101-000000", "20260101-000001", "20260101-000002"):
+# ── roll-back ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def topic(monkeypatch: pytest.MonkeyPatch) -> list[ModelRelease]:
+    """The release topic as a list: what is announced is appended."""
+    messages: list[ModelRelease] = []
+
+    def send(_: object, __: str, key: bytes, value: bytes) -> int:
+        release = decode_release(value)
+        assert isinstance(release, ModelRelease) and key == release.version.encode()
+        messages.append(release)
+        return len(messages) - 1
+
+    monkeypatch.setattr(module, "send", send)
+    monkeypatch.setattr(module, "announced", lambda _: list(messages))
+    return messages
+
+
+def test_a_roll_back_goes_to_the_parent_and_then_to_its_parent(
+    make_release: MakeRelease, topic: list[ModelRelease], tmp_path: Path
+) -> None:
+    versions = ["20260101-000000", "20260101-000001", "20260101-000002"]
+    for version, parent in zip(versions, [None, *versions], strict=False):
+        announce(Settings(), make_release(version, parent))
+    for expected in (versions[1], versions[0]):
+        assert roll_back(Settings(), tmp_path / "releases", None).version == expected
+    assert [message.version for message in topic] == [*versions, versions[1], versions[0]]
+    with pytest.raises(ContractError, match="20260101-000000 has no parent"):
+        roll_back(Settings(), tmp_path / "releases", None)
+
+
+def test_a_damaged_release_can_be_left(make_release: MakeRelease, topic: list[ModelRelease], tmp_path: Path) -> None:
+    announce(Settings(), make_release("20260101-000000"))
+    damaged = make_release("20260101-000001", "20260101-000000")
+    announce(Settings(), damaged)
+    (damaged.folder / "model.onnx").unlink()
+    assert roll_back(Settings(), tmp_path / "releases", None).version == "20260101-000000"
+    announce(Settings(), damaged)
+    (damaged.folder / "manifest.json").write_text("{}")
+    with pytest.raises(ContractError, match=r"does not say what came before it .*; name a version"):
+        roll_back(Settings(), tmp_path / "releases", None)
+    assert roll_back(Settings(), tmp_path / "releases", "20260101-000000").version == "20260101-000000"
+
+
+def test_a_roll_back_to_nothing_or_to_a_damaged_release_is_refused(
+    make_release: MakeRelease, topic: list[ModelRelease], tmp_path: Path
+) -> None:
+    with pytest.raises(ContractError, match="no release was ever announced"):
+        roll_back(Settings(), tmp_path / "releases", None)
+    damaged = make_release("20260101-000000")
+    (damaged.folder / "items").write_text("")
+    with pytest.raises(ModelRefused, match="items of release"):
+        roll_back(Settings(), tmp_path / "releases", "20260101-000000")
+    with pytest.raises(ContractError, match=r"there is no release 20250101-000000 .*known: 20260101-000000"):
+        roll_back(Settings(), tmp_path / "releases", "20250101-000000")
+    assert topic == []
+
+
+# ── show ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Plan:
+    return plan(Settings(trainer={"data": tmp_path / "data", "releases": tmp_path / "releases"}))
+
+
+def shown(planned: Plan, *versions: str) -> str:
+    console = Console(width=TABLE_WIDTH)
+    with console.capture() as capture:
+        console.print(overview(planned, [ModelRelease(version, "", "", 0) for version in versions]))
+    return capture.get()
+
+
+def line_of(word: str, text: str) -> str:
+    [line] = [line for line in text.splitlines() if word in line]
+    return line
+
+
+def test_show_says_which_release_is_announced_last(make_release: MakeRelease, planned: Plan) -> None:
+    for version in ("20260101-000000", "20260101-000001", "20260101-000002", "20260101-000003"):
         make_release(version)
-    (tmp_path / "releases" / "20260101-000002" / "items").write_text("")
-    messages = [ModelRelease(v, "", "", 0) for v in ("20260101-000001", "20260101-000000")]
-    table = releases_table(tmp_path / "releases", messages)
-    announced = list(table.columns[-1].cells)
-    assert announced[:2] == ["[bold]full, now[/]", "full, before"]
-    assert str(announced[2]).startswith("damaged: items")
-    assert list(table.columns[5].cells)[:2] == ["0.5000 / 0.6000"] * 2
+    (planned.releases / "20260101-000002" / "items").write_text("")
+    text = shown(planned, "20260101-000001", "20260101-000000")
+    assert "full, now" in line_of("20260101-000000", text)
+    assert "full, before" in line_of("20260101-000001", text)
+    assert "damaged: items" in line_of("20260101-000002", text)
+    assert "never" in line_of("20260101-000003", text)
+    assert "0.5000 / 0.6000" in line_of("20260101-000000", text)
+    assert "receipts" not in text and "not published" not in text
+
+
+def test_show_lists_receipts(make_release: MakeRelease, planned: Plan) -> None:
+    latencies = {f"p{q}_ms_{batch}": q + batch / 10 for q in (50, 99) for batch in (1, 64, 1024)}
+    sizes = {"parameters_before": 8e6, "parameters_after": 2e6, "bytes_before": 2**25, "bytes_after": 2**22}
+    quality = {"ndcg_change": -0.0042, "top10_overlap": 0.963, "optimisation_ratio": 5.5}
+    make_release("20260101-000000", receipt={**sizes, **quality, **latencies})
+    make_release("20260101-000001")
+    text = shown(planned).partition("receipts")[2]
+    assert "20260101-000001" not in text
+    row = line_of("20260101-000000", text)
+    for word in (
+        "8.00M → 2.00M (4.0×)", "32.00 → 4.00 (8.0×)", "-0.42%", "96.3%", "5.50",
+        "50.1 / 99.1", "56.4 / 105.4", "152.4 / 201.4",
+    ):  # fmt: skip
+        assert word in row
+
+
+def refused(data: Path, version: str, parent: str) -> None:
+    """The gate refuses a candidate."""
+    with suppress(ModelRefused), on_record(data, version, parent) as metrics:
+        metrics["ndcg"], metrics["served_ndcg"] = 0.1234, 0.2345
+        raise ModelRefused("it is worse by 0.1111", "the served model stays")
+
+
+def test_show_lists_what_was_refused_and_why(make_release: MakeRelease, planned: Plan) -> None:
+    make_release("20260101-000000")
+    with on_record(planned.data, "20260101-000000", None):
+        pass
+    refused(planned.data, "20260101-000001", "20260101-000000")
+    with on_record(planned.data, "20260101-000002", "20260101-000000"):  # and then somebody pulled the plug
+        pass
+    text = shown(planned).partition("not published")[2]
+    assert "20260101-000000" not in text.splitlines()[3][:30]
+    row = line_of("20260101-000001", text)
+    assert "0.1234" in row and "0.2345" in row and "it is worse by 0.1111" in row
+    assert "accepted, but" in line_of("20260101-000002", text)
+
+
+def test_a_verdict_that_a_crash_cut_short_spoils_no_other(tmp_path: Path) -> None:
+    for version in ("a", "b"):
+        with on_record(tmp_path, version, None) as metrics:
+            metrics["ndcg"] = 0.5
+    file = tmp_path / "verdicts.jsonl"
+    file.write_bytes(file.read_bytes()[:-9])
+    with on_record(tmp_path, "c", None):
+        pass
+    assert [verdict.version for verdict in verdicts(tmp_path)] == ["a", "c"]
+
+
+def test_what_ends_a_cycle_otherwise_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), on_record(tmp_path, "a", None):
+        raise KeyboardInterrupt
+    assert verdicts(tmp_path) == []
+
+
+def test_a_manifest_without_a_receipt_is_read(make_release: MakeRelease) -> None:
+    folder = make_release("20260101-000000").folder
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["receipt"]  # as written before there were any
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert verify(folder).manifest.receipt == {}
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,0 +1,217 @@
+"""The verb: reads events, lays out the protocol, lets the arms compete, reports."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from schemas.errors import ConfigError
+from trainer.config import PACKAGED, heads_of, recipe
+from trainer.evaluate.arms import Arm, Contestant
+from trainer.evaluate.datasets import load
+from trainer.evaluate.events import Events, read_events
+from trainer.evaluate.harness import compete
+from trainer.evaluate.neighbours import Neighbours
+from trainer.evaluate.network_arm import NETWORKS, NetworkArm, Training
+from trainer.evaluate.popularity import LastItem, Popularity, Window, windows_for
+from trainer.evaluate.protocols import Step, leave_one_out, period_moments, prequential, successive
+from trainer.evaluate.report import Report
+from trainer.progress import say
+from trainer.recipe import NetworkConfig
+from trainer.sequences import Histories
+from trainer.text import text_vectors
+
+PROTOCOLS = ("leave-one-out", "successive", "prequential")
+BASELINES = ("popularity", "last-item", "vmis-knn")
+REPEATS = ("skip", "keep")
+EVENTS_FORMAT = "events"
+# Options that only network arms follow.
+FITTED = ("width", "blocks", "dropout", "passes", "later_passes", "text_model")
+OUT, TEXTS = Path(".freshrec/evaluate"), Path(".freshrec/texts")
+# Characters of the table where there is no terminal to ask.
+TABLE_WIDTH = 180
+_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
+_HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be asked for; see the help of `python -m trainer evaluate`."""
+
+    source: Path
+    format: str = EVENTS_FORMAT
+    items: Path | None = None
+    time_column: str | None = None
+    protocol: str = "prequential"
+    cut: float = 0.9
+    first: float = 0.5
+    period: str | None = None
+    periods: int = 10
+    repeats: str = "skip"
+    history: int = 50
+    arms: tuple[str, ...] = BASELINES
+    seeds: tuple[int, ...] = (1,)
+    limit_users: int | None = None
+    out: Path | None = None
+    width: int = 64
+    blocks: int = 2
+    dropout: float = 0.2
+    passes: int = 4
+    later_passes: int = 1
+    text_model: str = PACKAGED
+
+
+def evaluate(options: Options) -> Report:
+    """Evaluate, print the table, write JSON and plot. Raises ConfigError, ContractError and what arms raise."""
+    period_ms = _checked(options)
+    if options.format == EVENTS_FORMAT:
+        events = read_events(options.source, options.items, options.time_column)
+    else:
+        events = load(options.source, options.format)
+    if options.limit_users is not None:
+        events = events.of_some_users(options.limit_users)
+    histories = events.histories(options.history, options.repeats == "keep")
+    data = _described(events, histories)
+    say(f"{data['name']}: {data['events']:,} events of {data['users']:,} users on {data['items']:,} items")
+    for note in events.notes:
+        say(f"  {note}")
+
+    def steps() -> Iterator[Step]:
+        return _steps(options, events, histories, period_ms)
+
+    contestants = contestants_named(options.arms, events, options)
+    runs = compete(contestants, steps, events.vocabulary.size, options.seeds)
+    report = Report(
+        data, _protocol(options), options.seeds, tuple(runs), shlex.join(["python", "-m", "trainer", *sys.argv[1:]])
+    )
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+    console.print(report.table())
+    for path in report.write(options.out or OUT / f"{events.name}-{options.protocol}"):
+        say(f"wrote {path}")
+    return report
+
+
+def contestants_named(names: Sequence[str], events: Events, options: Options) -> list[Contestant]:
+    """The arms of these names, in their order. Raises ConfigError for other names."""
+    items = events.vocabulary.size
+    # Counted up to each event is fair only where the events before it may be known.
+    windows = windows_for(events.clock, live=options.protocol != "leave-one-out")
+    known = {
+        "popularity": Contestant("popularity", tuple(_popularity(each, items) for each in windows), seeded=False),
+        "last-item": Contestant("last-item", (lambda _: LastItem(items),), seeded=False),
+        "vmis-knn": Contestant("vmis-knn", (lambda _: Neighbours(items, events.clock),), seeded=False),
+    }
+    if any(name in NETWORKS for name in names):
+        training = _training(events, options)
+        known |= {name: Contestant(name, (_network(name, training),)) for name in NETWORKS}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(
+            f"--arms {','.join(unknown)} is unknown", f"known ones are {', '.join((*BASELINES, *NETWORKS))}"
+        )
+    return [known[name] for name in names]
+
+
+def _network(name: str, training: Training) -> Callable[[int], Arm]:
+    return lambda seed: NetworkArm(name, seed, training)
+
+
+def _training(events: Events, options: Options) -> Training:
+    """What all network arms share: sizes, recipes and text."""
+    titles = [events.titles.get(item, "") for item in events.vocabulary.ids]
+    text = text_vectors(titles, options.text_model, TEXTS)
+    sizes = NetworkConfig(
+        events.vocabulary.size,
+        width=options.width,
+        blocks=options.blocks,
+        heads=heads_of(options.width),
+        dropout=options.dropout,
+        history=options.history,
+        text=text.shape[1],
+    )
+    on_gpu = torch.cuda.is_available()
+    first = recipe(options.passes, True, on_gpu, options.history)
+    later = recipe(options.later_passes, False, on_gpu, options.history)
+    say(f"network arms: {sizes}")
+    say(f"  first fit {first}")
+    say(f"  later fits {later}")
+    return Training(sizes, first, later, text, timed=options.protocol != "leave-one-out")
+
+
+def _popularity(window: Window, items: int) -> Callable[[int], Arm]:
+    return lambda _: Popularity(window, items)
+
+
+def hours_of(period: str) -> int:
+    """Hours of a period such as 6h, 1d or 2w. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+)([hdw])", period.strip())
+    if not found or int(found[1]) == 0:
+        raise ConfigError(f"--period {period} is no period", "write it as 6h, 1d or 2w")
+    return int(found[1]) * _HOURS[found[2]]
+
+
+def _steps(options: Options, events: Events, histories: Histories, period_ms: int | None) -> Iterator[Step]:
+    if options.protocol == "leave-one-out":
+        return leave_one_out(histories)
+    if events.clock == "place":
+        raise ConfigError(
+            f"{events.name} has an order within each user alone, which cannot be cut in time",
+            "use --protocol leave-one-out",
+        )
+    if options.protocol == "successive":
+        return successive(histories, options.cut)
+    own = None if period_ms is not None else events.period_moments
+    return prequential(histories, period_moments(histories, options.first, period_ms, options.periods, own))
+
+
+def _checked(options: Options) -> int | None:
+    """Refuse what no run can follow; returns the period in ms, None where it follows from the data."""
+    if options.protocol not in PROTOCOLS:
+        raise ConfigError(f"--protocol {options.protocol} is unknown", f"known ones are {', '.join(PROTOCOLS)}")
+    if options.repeats not in REPEATS:
+        raise ConfigError(f"--repeats {options.repeats} is unknown", "use skip or keep")
+    if not options.seeds or not options.arms:
+        raise ConfigError("there is nothing to run", "name one seed and one arm at least")
+    for name, value in (
+        ("history", options.history),
+        ("periods", options.periods),
+        ("limit-users", options.limit_users),
+    ):
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name} {value} is too small", "give 1 or more")
+    return None if options.period is None else hours_of(options.period) * _HOUR_MS
+
+
+def _described(events: Events, histories: Histories) -> dict[str, Any]:
+    return {
+        "name": events.name,
+        "events": len(histories),
+        "users": histories.user_count,
+        "items": events.vocabulary.size,
+        "items_with_text": sum(item in events.titles for item in events.vocabulary.ids),
+        "clock": events.clock,
+        "from_ms": int(histories.event_time.min()),
+        "until_ms": int(histories.event_time.max()),
+        "understood": list(events.notes),
+    }
+
+
+def _protocol(options: Options) -> dict[str, Any]:
+    asked = asdict(options)
+    wanted = {
+        "leave-one-out": ("repeats", "history"),
+        "successive": ("cut", "repeats", "history"),
+        "prequential": ("first", "period", "periods", "repeats", "history"),
+    }[options.protocol]
+    return {
+        "name": options.protocol,
+        **{name: asked[name] for name in (*wanted, *FITTED)},
+        "limit_users": options.limit_users,
+    }
