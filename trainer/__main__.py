@@ -7,6 +7,8 @@ evaluate SOURCE       how well arms foresee the events of a file or a data set
 show                  the releases, their receipts, which one is announced, and what was refused
 publish FOLDER        check a release folder and announce it
 roll-back [VERSION]   announce a former release again
+
+cycle and run learn on several processes or hosts together as `torchrun --nproc-per-node 2 -m trainer VERB`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +28,9 @@ from schemas.errors import ConfigError, UnreachableError, run_command
 from schemas.settings import load_settings
 from trainer.config import PACKAGED, Plan, Settings, plan
 from trainer.progress import say
+
+if TYPE_CHECKING:
+    from trainer.processes import Processes
 
 app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -39,6 +46,17 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 def _ready() -> tuple[Settings, Plan]:
     settings = load_settings(Settings)
     return settings, plan(settings)
+
+
+@contextmanager
+def _at_work(planned: Plan) -> Iterator[Processes]:
+    """Join the processes that learn together; the leader holds the folder alone, for all of them."""
+    from trainer.files import only_one
+    from trainer.processes import processes
+
+    with processes(planned.threads) as together, ExitStack() as held:
+        together.led(lambda: held.enter_context(only_one(planned.data)))
+        yield together
 
 
 @app.command()
@@ -57,15 +75,14 @@ def cycle() -> None:
     """Run one cycle and publish its release, if it is good enough."""
     from trainer.cycle import Stopped
     from trainer.cycle import cycle as run_cycle
-    from trainer.files import only_one
 
     settings, planned = _ready()
     for line in planned.lines():
         say(line)
     stop = _stop_on_signal()
-    with only_one(planned.data):
+    with _at_work(planned) as together:
         try:
-            run_cycle(settings, planned, stop.is_set)
+            run_cycle(settings, planned, stop.is_set, together)
         except Stopped:
             say("stopped between two steps, as asked")
 
@@ -75,15 +92,14 @@ def run(
     every: Annotated[str, typer.Option(help="Time between two cycles: 90s, 15m, 1h.")] = "15m",
 ) -> None:
     """Run cycles until SIGTERM, which ends between two steps; overlapping ones become one."""
-    from trainer.files import only_one
     from trainer.periodic import run_periodically
 
     settings, planned = _ready()
     for line in planned.lines():
         say(line)
     period, stop = seconds_of(every), _stop_on_signal()
-    with only_one(planned.data):
-        run_periodically(settings, planned, period, stop)
+    with _at_work(planned) as together:
+        run_periodically(settings, planned, period, stop, together)
 
 
 @app.command()

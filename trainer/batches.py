@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,9 @@ class Batch:
     counters: Tensor
     target: Tensor
 
-    def take(self, rows: slice) -> Batch:
-        """These windows of the batch."""
-        return Batch(**{name: values[rows] for name, values in vars(self).items()})
+    def take(self, rows: slice, longest: int) -> Batch:
+        """These windows of the batch, of which none holds more than `longest` events."""
+        return Batch(**{name: values[rows, -longest:] for name, values in vars(self).items()})
 
     def ages(self) -> Tensor:
         """Bucket of the time from event j up to place i: int64[W, L, L]; of later events 1."""
@@ -41,25 +41,50 @@ class Batch:
         return torch.bucketize(span, begins, right=True) + 1
 
 
-def batches(
-    histories: Histories, windows: Windows, order: Ints, per_step: int, device: torch.device, share: slice
-) -> Iterator[Batch]:
-    """The batches of one pass: `per_step` windows each in the given order, of each this share of its rows.
+def steps_of_one_pass(histories: Histories, windows: Windows, per_step: int, rng: np.random.Generator) -> list[Ints]:
+    """Places in the list of windows, drawn at random into steps, each window in one.
 
-    share: slice(rank, None, processes). A last step with fewer windows than processes is left out.
+    A step takes as long as its longest window, so windows of like length go together: `per_step` full ones, or more
+    short ones, so that all steps hold about as many events.
     """
-    steps = [order[at : at + per_step] for at in range(0, len(order), per_step)]
+    held = np.minimum(windows.newest - histories.first[windows.newest] + 1, histories.history)
+    order = rng.permutation(len(windows))
+    order = order[np.argsort(held[order], kind="stable")]
+    held = held[order]
+    steps, begin, slots = [], 0, per_step * histories.history
+    while begin < len(order):
+        size = min(slots // held[begin], len(order) - begin)
+        while size * held[begin + size - 1] > slots:
+            size = slots // held[begin + size - 1]
+        steps.append(order[begin : begin + size])
+        begin += size
+    return [steps[place] for place in rng.permutation(len(steps))]
+
+
+def batches(
+    histories: Histories, windows: Windows, steps: list[Ints], device: torch.device, share: slice
+) -> Iterator[Batch]:
+    """The batches of the steps of one pass, of each this share of its windows.
+
+    share: slice(rank, None, processes). A step with fewer windows than processes is left out.
+    """
     steps = [step[share] for step in steps if len(step) >= (share.step or 1)]
-    steps_per_chunk = max(1, CHUNK_EVENTS // (per_step * histories.history))
-    chunks = [steps[at : at + steps_per_chunk] for at in range(0, len(steps), steps_per_chunk)]
+    sizes = np.cumsum([len(step) for step in steps])
+    chunk_of = (sizes // max(1, CHUNK_EVENTS // histories.history)).tolist()
+    chunks = [
+        [step for step, at in zip(steps, chunk_of, strict=True) if at == chunk] for chunk in sorted(set(chunk_of))
+    ]
     with ThreadPoolExecutor(1) as ahead:
-        waiting = None
+        waiting: tuple[Future[Batch], list[int]] | None = None
         for chunk in [*chunks, None]:
-            following = ahead.submit(_load, histories, windows, np.concatenate(chunk)) if chunk else None
+            following = (
+                (ahead.submit(_load, histories, windows, np.concatenate(chunk)), list(map(len, chunk)))
+                if chunk
+                else None
+            )
             if waiting is not None:
-                loaded, sizes = waiting
-                yield from _split(_to(loaded.result(), device), sizes)
-            waiting = (following, [len(step) for step in chunk]) if chunk and following else None
+                yield from _split(_to(waiting[0].result(), device), waiting[1])
+            waiting = following
 
 
 def _load(histories: Histories, windows: Windows, chosen: Ints) -> Batch:
@@ -83,7 +108,8 @@ def _to(batch: Batch, device: torch.device) -> Batch:
 
 
 def _split(batch: Batch, sizes: list[int]) -> Iterator[Batch]:
+    held = (batch.action > 0).sum(dim=1).tolist()
     at = 0
     for size in sizes:
-        yield batch.take(slice(at, at + size))
+        yield batch.take(slice(at, at + size), max(held[at : at + size]))
         at += size

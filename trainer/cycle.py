@@ -3,6 +3,8 @@
 A cycle either publishes a release that is better than popularity and not worse than the one that
 serves, or leaves what serves as it was and says why. It may be killed at any point: what it has
 collected stays, everything else is done again by the next one.
+
+Where several processes learn together, all of them tune; the leader alone does the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
 from trainer.judge import judge
-from trainer.material import gather
+from trainer.material import Material, gather
+from trainer.network import Network
 from trainer.processes import Processes
 from trainer.progress import say
 from trainer.publish import Release, announce, building_folder, new_version, seal, served
@@ -25,15 +28,17 @@ from trainer.start import save_checkpoint
 from trainer.tune import course_of_cycle, tune
 from trainer.verdicts import on_record
 
+Step = Callable[[str], None]
+
 
 class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """The cycle was asked to end, and did so between two steps."""
 
 
-def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool]) -> Release | None:
+def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool], together: Processes) -> Release | None:
     """Run one cycle, alone in plan.data; the published release, or None when there was nothing to do.
 
-    Raises every FreshrecError, ModelRefused when the judge says no; Stopped when asked to.
+    Raises every FreshrecError, ModelRefused when the judge says no; Stopped when asked to: in all processes.
     """
 
     def step(name: str) -> None:
@@ -41,23 +46,53 @@ def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool]) -> Relea
             raise Stopped
         say(f"▸ {name}")
 
+    worth_it, parent = together.led(lambda: _collect(settings, plan, step))
+    if not worth_it:
+        return None
+    material = together.each(lambda: gather(plan, parent), alike=lambda made: made and made.trained_on())
+    if material is None:
+        return None
+    version = together.led(lambda: _begin(plan, step))
+    network, fit = _tune(material, plan, version, together)
+    return together.led(lambda: _finish(settings, plan, material, version, network, fit, step))
+
+
+def _collect(settings: Settings, plan: Plan, step: Step) -> tuple[bool, Release | None]:
+    """Whether there are clicks that no cycle has been through, and the served release."""
     step("collect")
     collect(settings, plan.data)
     if not unseen_clicks(settings, plan.data):
         say("nothing to do: no clicks since the last cycle")
-        return None
-    material = gather(plan, served(settings))
-    if material is None:
-        return None
+        return False, None
+    return True, served(settings)
 
+
+def _begin(plan: Plan, step: Step) -> str:
     step("tune")
-    together = Processes(0, 1, torch.device("cpu"))
-    version = new_version(plan.releases)
-    network, learned_until = resume(material, plan)
+    return new_version(plan.releases)
+
+
+def _tune(material: Material, plan: Plan, version: str, together: Processes) -> tuple[Network, dict[str, float]]:
+    """The tuned network, equal in all processes, and how it went."""
+    network, learned_until = together.each(
+        lambda: together.leader_first(lambda: resume(material, plan)), alike=lambda made: (made[0].config, made[1])
+    )
     course = course_of_cycle(material.events, material.cut, learned_until)
     recipe = plan.recipe(learned_until is None, together.device.type == "cuda")
-    fit = tune(network, course, recipe, torch.from_numpy(material.live), plan.seed, together, plan.curves / version)
+    live = torch.from_numpy(material.live)
+    return network, tune(network, course, recipe, live, plan.seed, together, plan.curves / version)
 
+
+def _finish(
+    settings: Settings,
+    plan: Plan,
+    material: Material,
+    version: str,
+    network: Network,
+    fit: dict[str, float],
+    step: Step,
+) -> Release:
+    """Network → release that serves. Raises ModelRefused when it may not."""
     step("export")
     folder = building_folder(plan.releases, version)
     try:
@@ -73,7 +108,6 @@ def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool]) -> Relea
         # The same clicks would be refused again: wait for newer ones.
         mark_seen(settings, plan.data)
         raise
-
     step("publish")
     save_checkpoint(network, material.item_ids, plan.checkpoint(version))
     release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on())

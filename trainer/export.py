@@ -55,7 +55,7 @@ def export(
     _write_graph(scorer, feed, folder / MODEL)
     (folder / ITEMS).write_text("".join(f"{item_id}\n" for item_id in item_ids), encoding="utf-8")
     graph = open_graph(folder, threads)
-    _write_warmup(graph, _rows(feed, slice(0, WARMUP_USERS)), folder / WARMUP)
+    write_warmup(graph, first_rows(feed, slice(0, WARMUP_USERS)), folder / WARMUP)
     return compare(graph, scorer, feed)
 
 
@@ -87,7 +87,7 @@ def compare(graph: onnxruntime.InferenceSession, scorer: Scorer, feed: Inputs) -
     """Run graph and network on the same users. Raises ModelRefused when they disagree."""
     overlap, difference = 1.0, 0.0
     for size in PARITY_BATCHES:
-        part = _rows(feed, slice(0, size))
+        part = first_rows(feed, slice(0, size))
         index, score = run_graph(graph, part)
         with torch.no_grad():
             expected_index, expected_score = (output.numpy() for output in scorer(*tensors(part).values()))
@@ -134,7 +134,7 @@ def _write_graph(scorer: Scorer, feed: Inputs, target: Path) -> None:
         ) from problem
 
 
-def _write_warmup(graph: onnxruntime.InferenceSession, feed: Inputs, target: Path) -> None:
+def write_warmup(graph: onnxruntime.InferenceSession, feed: Inputs, target: Path) -> None:
     index, score = run_graph(graph, feed)
     arrays: dict[str, Any] = {**feed, OUTPUT_INDEX: index, OUTPUT_SCORE: score}
     # Through a file handle: given a name, numpy would add .npz to it.
@@ -142,7 +142,7 @@ def _write_warmup(graph: onnxruntime.InferenceSession, feed: Inputs, target: Pat
         np.savez(file, **arrays)
 
 
-def _rows(feed: Inputs, rows: slice) -> Inputs:
+def first_rows(feed: Inputs, rows: slice) -> Inputs:
     return {name: v if name == "available" else v[rows] for name, v in feed.items()}
 
 

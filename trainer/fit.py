@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
-from trainer.batches import batches
+from trainer.batches import batches, steps_of_one_pass
 from trainer.network import Network, tensors
 from trainer.objective import Objective
 from trainer.processes import Processes
@@ -26,12 +26,12 @@ from trainer.progress import Advance, progress
 from trainer.recipe import Recipe
 from trainer.sequences import Histories, Ints, Windows
 
+# See Recipe.per_step: where large steps cost no more than small ones, they still must not be few.
+STEPS_PER_PASS, LEAST_EVENTS = 100, 800
 WARM_UP_STEPS = 50
 # Share of the rate that is left at the end of a fit.
 LAST_SHARE = 0.05
 GRADIENT_LIMIT = 1.0
-# The blend learns only where popularity is known as it was, in few steps: its rate is this many times the others'.
-BLEND_FASTER = 10.0
 # Histories scored at once while evaluating: bounds the score matrix (this × items × 4 bytes).
 EVALUATED_AT_ONCE = 256
 TOP = 10
@@ -91,13 +91,20 @@ class Fit:
         recipe = self.recipe
         best = self.check(check) if check else None
         best_state = _state(self._averaged)
-        done, counted, first_step = 0, 0, self.step
+        done, counted = 0, 0
         windows = draw()
-        rate = Rate(recipe.rate, first_step, recipe.passes * steps_of(windows, recipe.per_step), recipe.constant)
+        # A pass should have some STEPS_PER_PASS steps, none of them smaller than LEAST_EVENTS.
+        events = max(LEAST_EVENTS, len(histories) // STEPS_PER_PASS)
+        per_step = max(1, min(recipe.per_step, events // histories.history))
+        steps = steps_of_one_pass(histories, windows, per_step, self._rng)
+        rate = Rate(recipe.rate, self.step, recipe.passes * len(steps), recipe.constant)
         began = time.monotonic()
         with progress(title, rate.steps) as advance:
             while done < recipe.passes:
-                self.one_pass(histories, windows if done == 0 else draw(), rate, advance)
+                if done > 0:
+                    windows = draw()
+                    steps = steps_of_one_pass(histories, windows, per_step, self._rng)
+                self._one_pass(histories, windows, steps, rate, advance)
                 done += 1
                 if check is None:
                     continue
@@ -114,15 +121,16 @@ class Fit:
         self._averaged.load_state_dict(best_state)
         return counted, best
 
-    def one_pass(self, histories: Histories, windows: Windows, rate: Rate, advance: Advance) -> None:
-        """Learn from the windows once, in random order; with several processes each takes its share of a step."""
+    def _one_pass(
+        self, histories: Histories, windows: Windows, steps: list[Ints], rate: Rate, advance: Advance
+    ) -> None:
+        """Learn from the steps' windows once; with several processes each takes its share of a step."""
         network, processes = self._network.train(), self._processes
-        order = self._rng.permutation(len(windows))
         share = slice(processes.rank, None, processes.count)
         losses: list[Tensor] = []
-        for batch in batches(histories, windows, order, self.recipe.per_step, self._device, share):
+        for batch in batches(histories, windows, steps, self._device, share):
             for group in self._optimiser.param_groups:
-                group["lr"] = rate(self.step) * group["faster"]
+                group["lr"] = rate(self.step)
             targets = processes.total((batch.target > 0).sum()).clamp(min=1)
             with torch.autocast("cuda", torch.bfloat16, enabled=self._device.type == "cuda"):
                 # Processes' gradients are averaged: each must bring its part of the whole step's mean.
@@ -174,11 +182,6 @@ class Rate:
         return self.highest * rise * fall
 
 
-def steps_of(windows: Windows, per_step: int) -> int:
-    """Steps of one pass over the windows."""
-    return -(-len(windows) // per_step)
-
-
 def better(result: Checked, best: Checked) -> bool:
     """Lists are what is served, so their quality decides."""
     return result.ndcg > best.ndcg
@@ -211,6 +214,15 @@ def checked(network: Network, check: Check) -> Checked:
 @torch.no_grad()
 def score_all(network: Network, table: Tensor, histories: Histories, newest: Ints) -> Tensor:
     """Scores float32[W, V+1] of all items, on the network's device, after the events at these places."""
+    scores = score_network(network, table, histories, newest)
+    if not network.remembering():
+        return scores
+    return network.remembered(torch.from_numpy(histories.seen(newest)).to(table.device), scores)
+
+
+@torch.no_grad()
+def score_network(network: Network, table: Tensor, histories: Histories, newest: Ints) -> Tensor:
+    """The same without memory."""
     inputs = {name: values.to(table.device) for name, values in tensors(histories.inputs(newest)).items()}
     inputs["age"] = inputs["age"][:, None]
     inputs["counters"] = inputs["counters"][:, None]
@@ -219,13 +231,11 @@ def score_all(network: Network, table: Tensor, histories: Histories, newest: Int
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
-    blend = [network.blend.weight, network.blend.bias]
-    others = [p for p in network.parameters() if all(p is not one for one in blend)]
+    parameters = list(network.parameters())
     # Norms and biases are few and must be free to move; decay is for the matrices.
     groups = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": recipe.weight_decay, "faster": 1.0},
-        {"params": [p for p in others if p.ndim == 1], "weight_decay": 0.0, "faster": 1.0},
-        {"params": blend, "weight_decay": 0.0, "faster": BLEND_FASTER},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
     on_gpu = network.popularity.device.type == "cuda"
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=on_gpu)

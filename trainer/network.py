@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from schemas.click import ACTIONS
 from schemas.features import COUNTER_NAMES, GAP_BUCKETS, Inputs
+from trainer.memory import Memory
 from trainer.recipe import NetworkConfig
 
 # A projected text starts this long beside own vectors of length about 1: it remarks, they tell.
 TEXT_START = 0.3
+# Newest items that remember, the n-th newest 1/n as strongly; and their weights: of the very newest, of the others.
+NEWEST, MEMORIES = 8, 2
 
 
 def tensors(inputs: Inputs) -> dict[str, Tensor]:
@@ -51,16 +54,17 @@ class Attention(nn.Module):
 
     def forward(self, x_BLD: Tensor, real_BL: Tensor, age_BQL: Tensor | None) -> Tensor:
         """Attend from the last Q places, Q given by age_BQL, else from all: [B, Q, D]."""
-        places = x_BLD.shape[1] if age_BQL is None else age_BQL.shape[1]
-        queries = slice(x_BLD.shape[1] - places, None)
+        length = x_BLD.shape[1]
+        places = length if age_BQL is None else age_BQL.shape[1]
+        queries, keys = slice(length - places, length), slice(0, length)
         query = self._split(self.query(x_BLD[:, queries]))
         key, value = (self._split(part) for part in self.key_value(x_BLD).chunk(2, dim=-1))
         scores = query @ key.transpose(-1, -2) * (key.shape[-1] ** -0.5)
-        scores = scores + self.distance_bias[:, self.distance_LL[queries]]
+        scores = scores + self.distance_bias[:, self.distance_LL[queries, keys]]
         if self.age_bias is not None and age_BQL is not None:
             scores = scores + self._by_age(self.age_bias, age_BQL)
         # Padding sees itself, so that no row of the softmax is empty (which would be NaN).
-        allowed = self.causal_LL[queries] & (real_BL[:, None, :] | self.itself_LL[queries])
+        allowed = self.causal_LL[queries, keys] & (real_BL[:, None, :] | self.itself_LL[queries, keys])
         scores = scores.masked_fill(~allowed[:, None], float("-inf"))
         mixed = (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
         attended: Tensor = self.output(mixed)
@@ -110,8 +114,8 @@ class Block(nn.Module):
 class Network(nn.Module):
     """History → user vectors; the item table is shared between input and output.
 
-    Not parameters, but set from outside: the text vectors of the items (`set_text`), and how popular each item
-    is of late (`set_recent`).
+    Not parameters, but set from outside: the text vectors of the items (`set_text`), how popular each item is of late
+    (`set_recent`), which items came near which (`set_memory`).
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -138,13 +142,18 @@ class Network(nn.Module):
         self.counters = nn.Linear(len(COUNTER_NAMES), config.width)
         self.final_norm = nn.LayerNorm(config.width)
         self.popularity = nn.Parameter(torch.zeros(config.items + 1))
-        # What a user makes of recent popularity: one weight a window.
-        self.blend = nn.Linear(config.width, config.recent)
-        for begins_silent in (self.counters, self.blend):
-            nn.init.zeros_(begins_silent.weight)
-            nn.init.zeros_(begins_silent.bias)
+        nn.init.zeros_(self.counters.weight)
+        nn.init.zeros_(self.counters.bias)
+        # Weights of recent popularity, one a window, and of memory: of the newest item, and of those before it. No
+        # parameters of a fit, but of `blend.py`.
+        self.register_buffer("blend", torch.zeros(config.recent + MEMORIES))
         self.register_buffer("recent_VR", torch.zeros(config.items + 1, config.recent), persistent=False)
+        self.register_buffer("neighbour_VM", torch.zeros(config.items + 1, 1, dtype=torch.int64), persistent=False)
+        self.register_buffer("strength_VM", torch.zeros(config.items + 1, 1), persistent=False)
+        self.blend: Tensor
         self.recent_VR: Tensor
+        self.neighbour_VM: Tensor
+        self.strength_VM: Tensor
         self.text: nn.Linear | None = None
         if config.text:
             self.text = nn.Linear(config.text, config.width, bias=False)
@@ -160,6 +169,11 @@ class Network(nn.Module):
     def set_recent(self, recent_VR: Tensor) -> None:
         """How popular each item is in each recent window: float32[V+1, R] as made by `log_share`."""
         self.recent_VR.copy_(recent_VR)
+
+    def set_memory(self, memory: Memory) -> None:
+        """Which items came near which: see memory.py."""
+        device = self.popularity.device
+        self.neighbour_VM, self.strength_VM = memory.neighbour.to(device), memory.strength.to(device)
 
     def set_text(self, text_VT: Tensor) -> None:
         """Text vectors float32[V+1, T] of length 1; a row of zeros is an item without text."""
@@ -198,16 +212,42 @@ class Network(nn.Module):
         return user
 
     def scores(self, user: Tensor, table: Tensor) -> Tensor:
-        """Scores [..., V+1] of all items for user vectors [..., D]; column 0 means nothing."""
-        return F.linear(self.asking(user), self.ranked(table), self.popularity)
+        """Scores [..., V+1] of all items for user vectors [..., D], without memory; column 0 means nothing."""
+        # F.linear reads the table as it lies; `user @ table.T` would copy it into an ONNX graph.
+        return F.linear(user, table, self.bias())
 
-    def asking(self, user: Tensor) -> Tensor:
-        """User vectors with their blend: [..., D + R]."""
-        return torch.cat((user, self.blend(user)), dim=-1)
+    def bias(self) -> Tensor:
+        """What every user's score of an item [V+1] holds: its popularity in the long run and of late."""
+        return self.popularity + self.recent_VR @ self.blend[:-MEMORIES]
 
-    def ranked(self, table: Tensor) -> Tensor:
-        """Item vectors with their recent popularity, [V+1, D + R]: what `asking` is multiplied with."""
-        return torch.cat((table, self.recent_VR.to(table.dtype)), dim=1)
+    def remembering(self) -> bool:
+        """Whether memory counts for anything."""
+        return bool(self.blend[-MEMORIES:].any())
+
+    def remembered(self, item_index: Tensor, scores: Tensor) -> Tensor:
+        """Scores [B, V+1] raised by what the newest items of the histories int64[B, L] remember."""
+        newest = item_index[:, -NEWEST:].flip(1)
+        neighbour = self.neighbour_VM[newest]
+        strength = self.strength_VM[newest] * self._weights(newest.shape[1])[:, None]
+        return scores.scatter_add(1, neighbour.flatten(1), strength.flatten(1).to(scores.dtype))
+
+    def memories(self, item_index: Tensor) -> list[Tensor]:
+        """What `remembered` adds for a weight of one: of the newest item, and of those before it, [B, V+1] each."""
+        newest = item_index[:, -NEWEST:].flip(1)
+        found = []
+        for part in (slice(0, 1), slice(1, None)):
+            neighbour = self.neighbour_VM[newest[:, part]]
+            strength = self.strength_VM[newest[:, part]] * self._fading(newest.shape[1])[part, None]
+            empty = torch.zeros(len(item_index), self.config.items + 1, device=item_index.device)
+            found.append(empty.scatter_add(1, neighbour.flatten(1), strength.flatten(1)))
+        return found
+
+    def _weights(self, places: int) -> Tensor:
+        newest, before = self.blend[-MEMORIES:]
+        return self._fading(places) * torch.cat((newest[None], before.expand(places - 1)))
+
+    def _fading(self, places: int) -> Tensor:
+        return 1.0 / torch.arange(1, places + 1, device=self.blend.device)
 
 
 def log_share(counts: Tensor) -> Tensor:
@@ -224,11 +264,11 @@ class Scorer(nn.Module):
         self.network = network
         self.top_k = top_k
         with torch.no_grad():
-            table = network.table()
-            self.register_buffer("table_VD", table.clone())
-            self.register_buffer("ranked_VE", network.ranked(table))
+            self.register_buffer("table_VD", network.table().clone())
+            self.register_buffer("bias_V", network.bias().clone())
         self.table_VD: Tensor
-        self.ranked_VE: Tensor
+        self.bias_V: Tensor
+        self.remembering = network.remembering()
 
     def forward(
         self, item_index: Tensor, action: Tensor, gap: Tensor, age: Tensor, counters: Tensor, available: Tensor
@@ -239,8 +279,9 @@ class Scorer(nn.Module):
         and unavailable items are masked to -inf; where fewer than K items remain, the row ends in -inf.
         """
         user_BD = self.network(self.table_VD, item_index, action, gap, age[:, None], counters[:, None])[:, 0]
-        # F.linear reads the table as it lies; `user @ table.T` would copy it into an ONNX graph.
-        score_BV = F.linear(self.network.asking(user_BD), self.ranked_VE, self.network.popularity)
+        score_BV = F.linear(user_BD, self.table_VD, self.bias_V)
+        if self.remembering:
+            score_BV = self.network.remembered(item_index, score_BV)
         score_BV = score_BV.masked_fill(~available, float("-inf"))
         # Index 0 (padding, unknown) is among what is scattered as soon as a row is not full …
         score_BV = score_BV.scatter(1, item_index, float("-inf"))

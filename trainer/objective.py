@@ -62,7 +62,7 @@ class Objective(nn.Module):
         share = torch.cat((count / max(len(target_M), 1), torch.zeros(len(drawn), device=live.device)))
         evenly = SAMPLED / len(live)
         chance = 1 - (1 - share).pow(max(len(target_M), 1)) * max(1 - evenly, 1e-6)
-        logits = F.linear(network.asking(user_MD), network.ranked(table)[sample], network.popularity[sample]).float()
+        logits = F.linear(user_MD, table[sample], network.bias()[sample]).float()
         own = F.one_hot(place_M, len(sample)).bool()
         logits = torch.where(own, logits, logits - chance.log())
         return F.cross_entropy(logits, place_M, reduction="sum")

@@ -1,4 +1,7 @@
-"""Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""Progress of long work: a bar on a terminal, a plain line every few seconds elsewhere.
+
+Of several processes that learn together, the leader alone has a say.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
+
+from trainer.ranks import leads
 
 # Often enough to see that it lives, rarely enough for a log.
 SECONDS_BETWEEN_LINES = 5.0
@@ -21,13 +26,14 @@ class Advance(Protocol):
 
 def say(line: str) -> None:
     """One line of the trainer's log."""
-    print(f"trainer: {line}", flush=True)
+    if leads():
+        print(f"trainer: {line}", flush=True)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """Show the progress of `total` units of work while the block runs."""
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and leads():
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         title_column, share = TextColumn("{task.description}"), TextColumn("{task.percentage:.0f}%")

@@ -41,11 +41,12 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to learn. passes: at most so many. rate: highest learning rate. per_step: windows of one step.
+    """How to learn.
 
-    patience: passes without a better result before it ends. average: share of the averaged weights that one step
-    leaves; 0 = no averaging. id_dropout: see Network.table. newest_only: a user's newest window alone, as published
-    models do.
+    passes: at most so many. rate: highest learning rate. per_step: full windows of one step, at most. patience:
+    passes without a better result before it ends. average: share of the averaged weights that one step leaves; 0 = no
+    averaging. id_dropout: see Network.table. newest_only: a user's newest window alone, and nothing beside the
+    network, as published models do.
     """
 
     passes: int

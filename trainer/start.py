@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.cooccurrence import item_vectors
 from trainer.files import write_whole
+from trainer.memory import memory_of
 from trainer.network import Network, log_share
 from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories
@@ -89,6 +90,12 @@ def item_counts(histories: Histories, items: int, since_ms: int | None = None) -
     if since_ms is not None:
         index = index[histories.event_time >= since_ms]
     return torch.from_numpy(np.bincount(index, minlength=items + 1))
+
+
+def know(network: Network, histories: Histories) -> None:
+    """Tell a network, in place, what counts beside it: recent popularity and memory, as the histories end."""
+    network.set_recent(recent_popularity(histories, network.config.items))
+    network.set_memory(memory_of(histories, network.config.items))
 
 
 def recent_popularity(histories: Histories, items: int) -> Tensor:

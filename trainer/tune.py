@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.blend import fit_blend
 from trainer.fit import Check, Fit
 from trainer.network import Network
 from trainer.processes import Processes
@@ -35,7 +36,7 @@ from trainer.sequences import (
     next_items,
     windows_of_one_pass,
 )
-from trainer.start import recent_popularity
+from trainer.start import know
 
 # Older windows mixed in for each new one, so that a later fit does not forget, and the spans of time that they are
 # drawn from in equal numbers: evenly over time, not over events, of which the newest days may hold most.
@@ -85,7 +86,7 @@ def tune(
     began = time.monotonic()
     torch.manual_seed(seed + processes.rank)
     rng = np.random.default_rng(seed)
-    items, known, since = network.config.items, course.known, course.since_ms
+    known, since = course.known, course.since_ms
     check = course.check
     if check is not None:
         check = Check(check.histories, evenly(check.places, STOP_EVENTS))
@@ -95,22 +96,25 @@ def tune(
         if curves is not None and processes.leads:
             writer = stack.enter_context(closing(SummaryWriter(str(curves))))
         if since is not None:
-            network.set_recent(recent_popularity(known.before(since), items))
+            know(network, known.before(since))
         fit = Fit(network, live, recipe, rng, processes, writer)
         passes, best = fit.passes("tune", known, _drawing(known, since, course, recipe, rng), check)
 
+        know(network, known)
+        if check is not None and not recipe.newest_only:
+            fit_blend(network, check)
         if check is not None and course.settle_from is not None:
-            network.set_recent(recent_popularity(known, items))
             gentle = replace(recipe, passes=1, rate=min(recipe.rate, SETTLE_RATE))
             fit = Fit(network, live, gentle, rng, processes, writer, fit.step)
             fit.passes(
                 "settle", check.histories, _drawing(check.histories, course.settle_from, course, gentle, rng), None
             )
-            network.set_recent(recent_popularity(check.histories, items))
+            know(network, check.histories)
     seconds = time.monotonic() - began
     say(f"tuned in {seconds:.0f} s, {passes} of at most {recipe.passes} passes, {fit.step} steps")
     found = {"tune_seconds": seconds, "tune_passes": float(passes), "tune_steps": float(fit.step)}
-    return found | ({"stop_loss": best.loss, "stop_ndcg": best.ndcg} if best else {})
+    blend = {f"blend_{place}": float(weight) for place, weight in enumerate(network.blend)}
+    return found | blend | ({"stop_loss": best.loss, "stop_ndcg": best.ndcg} if best else {})
 
 
 def _drawing(

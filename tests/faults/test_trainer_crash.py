@@ -39,7 +39,7 @@ class Trainer:
         self.data, self.releases, self.checkpoints = folder / "data", folder / "releases", folder / "checkpoints"
         self.lines: list[str] = []
         self.settings = Settings(namespace=job.namespace, kafka=job.settings.kafka)
-        self._environment = {
+        self.environment = {
             **os.environ,
             **job.stack.environment,
             "FRESHREC_NAMESPACE": job.namespace,
@@ -63,7 +63,7 @@ class Trainer:
         self.lines = []
         process = subprocess.Popen(
             [sys.executable, "-m", "trainer", "cycle"],
-            env=self._environment,
+            env=self.environment,
             cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

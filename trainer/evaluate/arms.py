@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.fit import Check as Check
+from trainer.fit import Check
 from trainer.sequences import Histories, Ints
 
 

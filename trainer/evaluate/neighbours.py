@@ -15,17 +15,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.features import SESSION_PAUSE_MS
-from trainer.evaluate.arms import Check
-from trainer.evaluate.events import Clock
 from trainer.evaluate.metrics import figures, ranks_and_lists
 from trainer.evaluate.popularity import chosen_alone, recent_items, tie_break
 from trainer.evaluate.protocols import spans
+from trainer.fit import Check
 from trainer.sequences import Histories, Ints, evenly
+
+if TYPE_CHECKING:
+    from trainer.evaluate.events import Clock
 
 # A longer session is cut: it would be like every other one.
 SESSION_MOST = 50

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.errors import ConfigError
-from trainer.evaluate.arms import Check
 from trainer.evaluate.sasrec import Sasrec
-from trainer.fit import score_all
+from trainer.fit import Check, score_all
 from trainer.network import Network
 from trainer.processes import Processes
 from trainer.recipe import NetworkConfig, Recipe
 from trainer.sequences import Histories, Ints
-from trainer.start import first_network, recent_popularity
+from trainer.start import first_network
 from trainer.tune import Course, tune
 
 NETWORKS = (
@@ -66,17 +65,17 @@ class NetworkArm:
         self.name = name
         self._seed = seed
         self._training = training
-        self._network: Network | None = None
+        self.network: Network | None = None
         self._table: Tensor | None = None
         on_gpu = torch.cuda.is_available()
         self._alone = Processes(0, 1, torch.device("cuda" if on_gpu else "cpu"))
 
     def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:
         """As the arm's name says; see Arm.learn."""
-        going_on = self._network is not None and self.name.startswith("fine-tune")
-        if self._network is not None and self.name in ONCE:
+        going_on = self.network is not None and self.name.startswith("fine-tune")
+        if self.network is not None and self.name in ONCE:
             return
-        network = self._network if going_on else self._begin(known)
+        network = self.network if going_on else self._begin(known)
         assert network is not None
         recipe = self._training.later if going_on else self._recipe()
         settle_from = None
@@ -91,17 +90,15 @@ class NetworkArm:
         )
         live = torch.ones(network.config.items + 1, dtype=torch.bool)
         tune(network, course, recipe, live, self._seed, self._alone)
-        if check is None and self._training.timed:
-            network.set_recent(recent_popularity(known, network.config.items))
-        self._network = network.eval()
+        self.network = network.eval()
         with torch.no_grad():
             self._table = network.table()
 
     def scores(self, histories: Histories, places: Ints) -> NDArray[np.float32]:
         """See Arm.scores."""
-        assert self._network is not None
+        assert self.network is not None
         assert self._table is not None
-        scores: NDArray[np.float32] = score_all(self._network, self._table, histories, places - 1).cpu().numpy()
+        scores: NDArray[np.float32] = score_all(self.network, self._table, histories, places - 1).cpu().numpy()
         scores[:, 0] = -np.inf
         return scores
 

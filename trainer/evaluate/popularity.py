@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.evaluate.arms import Check
-from trainer.evaluate.events import Clock
+from trainer.fit import Check
 from trainer.sequences import NOT_TARGETS, Histories, Ints
+
+if TYPE_CHECKING:
+    from trainer.evaluate.events import Clock
 
 DAYS = (1, 3, 7, 14, 30, 90, 365)
 DAY_MS = 24 * 3600 * 1000

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
-from trainer.evaluate.arms import Check
+from trainer.fit import Check
 from trainer.sequences import NOT_TARGETS, Histories, Ints
 
 # Share of what is known, and of what has become known since the step before, that is for checking: the newest part.

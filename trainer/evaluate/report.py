@@ -128,7 +128,6 @@ def deviation(values: Sequence[Figures]) -> Figures:
 
 def machine() -> dict[str, Any]:
     """What the figures of time depend on."""
-    import polars
     import torch
 
     cuda = torch.cuda.is_available()
@@ -139,7 +138,6 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "polars": polars.__version__,
     }
 
 

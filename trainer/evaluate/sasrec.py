@@ -31,11 +31,17 @@ class Sasrec(Network):
             self.item.weight[0] = 0.0
 
     def forward(
-        self, table: Tensor, item_index: Tensor, action: Tensor, gap: Tensor, age: Tensor, counters: Tensor
+        self,
+        table: Tensor,
+        item_index: Tensor,
+        action: Tensor,
+        gap: Tensor,  # noqa: ARG002 - the interface of Network
+        age: Tensor,
+        counters: Tensor,  # noqa: ARG002
     ) -> Tensor:
         """User vectors [B, Q, D]; only the items and their places count."""
         real_BL = action > 0
-        x_BLD = F.embedding(item_index, table) * self.config.width**0.5 + self.place.weight
+        x_BLD = F.embedding(item_index, table) * self.config.width**0.5 + self.place.weight[-item_index.shape[1] :]
         x_BLD = self.dropout(x_BLD) * real_BL[..., None]
         for block in self.blocks:
             x_BLD = block(x_BLD) * real_BL[..., None]

@@ -9,8 +9,8 @@ from schemas.features import Vocabulary
 from tests.unit.trainer.shop import chain_clicks
 from trainer.export import export
 from trainer.publish import Release, building_folder, seal
-from trainer.sequences import Histories, histories
 from trainer.recipe import NetworkConfig
+from trainer.sequences import Histories, histories
 from trainer.start import first_network
 
 ITEM_IDS = [f"i{n:03d}" for n in range(80)]

@@ -8,6 +8,7 @@ import pytest
 
 from deploy.local.config import REPOSITORY
 from schemas.errors import ConfigError, ModelRefused, UnreachableError
+from tests.unit.trainer.learning import ALONE
 from trainer import periodic
 from trainer.__main__ import seconds_of
 from trainer.config import Settings, plan
@@ -70,7 +71,7 @@ def run(monkeypatch: pytest.MonkeyPatch, outcomes: Sequence[float | Exception]) 
     monkeypatch.setattr(periodic, "cycle", cycle)
     monkeypatch.setattr(periodic, "time", clock)
     settings = Settings()
-    periodic.run_periodically(settings, plan(settings), 10.0, Stop(clock, 60.0))
+    periodic.run_periodically(settings, plan(settings), 10.0, Stop(clock, 60.0), ALONE)
     return starts
 
 
@@ -108,7 +109,7 @@ def test_every_other_error_ends_the_loop(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_cycle_that_is_asked_to_stop_ends_before_its_next_step(tmp_path: Path) -> None:
     settings = Settings(trainer={"data": tmp_path / "d", "releases": tmp_path / "r"})
     with pytest.raises(Stopped):  # and not UnreachableError: nothing was begun
-        cycle(settings, plan(settings), lambda: True)
+        cycle(settings, plan(settings), lambda: True, ALONE)
 
 
 def test_a_roll_back_waits_for_no_library_it_does_not_need() -> None:

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from schemas.errors import ModelRefused
+from schemas.features import COUNTER_NAMES
 from schemas.user_state import HISTORY
 from tests.unit.trainer.conftest import ITEM_IDS
 from trainer.export import INPUTS, _overlap, compare, graph_feed, open_graph, run_graph
 from trainer.network import Scorer
-from trainer.sequences import Histories
 from trainer.recipe import NetworkConfig
+from trainer.sequences import Histories
 from trainer.start import first_network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,6 +29,8 @@ def test_the_graph_is_fed_and_answers_as_the_contract_says(exported: Path) -> No
         "item_index": ["batch", HISTORY],
         "action": ["batch", HISTORY],
         "gap": ["batch", HISTORY],
+        "age": ["batch", HISTORY],
+        "counters": ["batch", len(COUNTER_NAMES)],
         "available": [len(ITEM_IDS) + 1],
     }
     assert {value.name: shape(value) for value in graph.output} == {

@@ -1,8 +1,11 @@
+import random
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from schemas.click import ACTIONS, Click, decode_clicks, encode_click
-from schemas.features import Vocabulary, model_inputs
+from schemas.features import SESSION_PAUSE_MS, Vocabulary, model_inputs
 from schemas.user_state import HISTORY, apply_events, empty_states
 from tests.unit.trainer.shop import START_MS, clicks_of
 from trainer.collect import click_columns
@@ -14,6 +17,8 @@ from trainer.sequences import (
     slices,
     windows_of_one_pass,
 )
+
+HOUR_MS = 3_600_000
 
 
 def random_histories(users: int, seed: int, items: int = 500) -> Histories:
@@ -53,9 +58,32 @@ def test_a_window_is_what_the_jobs_state_holds_at_that_moment() -> None:
     trained = histories(click_columns(decoded), vocabulary)
     learned = trained.inputs(np.unique(trained.last))
 
-    assert set(learned) == {"item_index", "action", "gap"}
+    assert set(learned) == set(served) == {"item_index", "action", "gap", "age", "counters"}
     for name, values in learned.items():
         assert values.tobytes() == served[name].tobytes(), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_state_after_every_event_is_what_the_trainer_reads(seed: int) -> None:
+    """Bit for bit, counters and ages included, over pauses that matter to windows and sessions."""
+    choose = random.Random(seed)
+    pauses = (0, 1_500, 60_000, SESSION_PAUSE_MS, SESSION_PAUSE_MS + 1, 5 * HOUR_MS, 50 * HOUR_MS)
+    vocabulary = Vocabulary([f"i{n}" for n in range(25)])
+    events, time = [], START_MS
+    for number in range(2 * HISTORY + 20):
+        time += choose.choice(pauses)
+        item, action = f"i{choose.randrange(30)}", choose.choice(ACTIONS)
+        events.append(Click(f"e{number}", "u", item, time, action))
+    decoded, _ = decode_clicks([encode_click(event) for event in events], [b"u"] * len(events), time + 1)
+    trained = histories(click_columns(decoded), vocabulary)
+    in_order = np.lexsort((decoded.event_hash, decoded.event_time))
+    states = empty_states(1)
+    for place, event in enumerate(in_order):
+        one, _ = decode_clicks([encode_click(events[event])], [b"u"], time + 1)
+        apply_events(states, np.zeros(1, np.int64), one)
+        served, learned = model_inputs(states, vocabulary), trained.inputs(np.array([place]))
+        for name, values in learned.items():
+            assert values.dtype == served[name].dtype and values.tobytes() == served[name].tobytes(), (place, name)
 
 
 def test_every_event_but_the_first_is_learned_exactly_once_a_pass() -> None:
@@ -114,6 +142,16 @@ def test_before_is_the_history_as_it_stood_then() -> None:
     last = np.unique(then.last)
     place = np.flatnonzero(events.event_time < moment)
     assert then.item_index[last].tolist() == events.item_index[place[last]].tolist()
+
+
+def test_the_very_first_places_are_foreseen_like_all_others() -> None:
+    # "No earlier event on this item" is place -1, which is not further back than a history before place 49.
+    items = [f"i{n}" for n in range(6)]
+    rows = [("a", item, 1_000 * n) for n, item in enumerate([*items, "i0"], start=1)]
+    shown = histories(clicks_of(rows), Vocabulary(items), history=6)
+    assert next_items(shown, 0).tolist() == [1, 2, 3, 4, 5]  # the second i0 is still in a history of six …
+    assert next_items(replace(shown, history=5), 0).tolist() == [1, 2, 3, 4, 5, 6]  # … and not in one of five
+    assert next_items(replace(shown, repeats=True), 0).tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_judged_events_have_a_history_and_are_new_to_it() -> None:

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 from schemas.errors import ConfigError
 from schemas.features import Vocabulary
 from tests.unit.trainer.shop import START_MS, clicks_of
-from trainer.evaluate.arms import Check, Contestant
+from trainer.evaluate.arms import Contestant
 from trainer.evaluate.harness import compete
 from trainer.evaluate.protocols import Step, prequential, successive
+from trainer.fit import Check
 from trainer.sequences import Histories, Ints, histories
 
 ITEMS = ["a", "b", "c", "d"]

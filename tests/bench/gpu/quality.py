@@ -1,0 +1,205 @@
+"""The evaluation's networks on a GPU host that has torch and numpy, but nothing that reads tables of events.
+
+    python -m tests.bench.gpu.quality prepare FOLDER DATA    here: every data set of JOBS → one file each in FOLDER
+    python -m tests.bench.gpu.quality run FOLDER OUT         there: all jobs, several at once; a table last
+    python -m tests.bench.gpu.quality run FOLDER OUT NAME…   only these
+
+Each job writes OUT/NAME.json: what `python -m trainer evaluate` writes for the same data, protocol and arms.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.config import PACKAGED, heads_of, recipe
+from trainer.evaluate.arms import Arm, Contestant
+from trainer.evaluate.harness import compete
+from trainer.evaluate.neighbours import Neighbours
+from trainer.evaluate.network_arm import NETWORKS, NetworkArm, Training
+from trainer.evaluate.popularity import LastItem, Popularity, windows_for
+from trainer.evaluate.protocols import Step, leave_one_out, period_moments, prequential, successive
+from trainer.evaluate.report import Report
+from trainer.recipe import NetworkConfig
+from trainer.sequences import Histories, from_sorted
+
+HOUR_MS = 3_600_000
+# Jobs at once: small kernels leave gaps that other processes fill; beyond this they only wait for each other.
+AT_ONCE = 5
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set as it travels. folder: below the folder of data; format, history: as `evaluate` takes them."""
+
+    folder: str
+    format: str
+    history: int = 50
+
+
+@dataclass(frozen=True)
+class Job:
+    """One evaluation of one process."""
+
+    data: str
+    protocol: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    width: int = 128
+    blocks: int = 2
+    dropout: float = 0.2
+    passes: int = 60
+    later_passes: int = 1
+    period_hours: int | None = None
+    first: float = 0.5
+    cut: float = 0.9
+
+
+DATA = {
+    "ml1m": Data("movielens-1m", "movielens-1m-sasrec", 200),
+    "ml1m-times": Data("movielens-1m", "movielens-1m", 200),
+    "beauty": Data("amazon-beauty-titles", "amazon-beauty"),
+    "kuairand": Data("kuairand-pure-2022-04-25_05-08", "kuairand"),
+    "retail": Data("online-retail", "online-retail"),
+    "yoochoose": Data("yoochoose-100k", "yoochoose-100k"),
+}
+OVER_TIME = ("popularity", "last-item", "vmis-knn", "frozen", "fine-tune", "fine-tune+replay", "full-retrain")
+JOBS = {
+    **{f"ml1m-{seed}": Job("ml1m", "leave-one-out", ("model-no-text",), (seed,), passes=32) for seed in (1, 2, 3)},
+    **{f"beauty-{seed}": Job("beauty", "leave-one-out", ("model",), (seed,), dropout=0.5) for seed in (1, 2, 3)},
+    **{
+        f"ml1m-times-{seed}": Job("ml1m-times", "successive", ("model-no-text",), (seed,), passes=24)
+        for seed in (1, 2, 3)
+    },
+    "ml1m-sasrec": Job("ml1m", "leave-one-out", ("sasrec",), (1,), passes=100),
+    "beauty-no-text": Job("beauty", "leave-one-out", ("model-no-text", "text-only"), (1,), dropout=0.5),
+    "ml1m-text": Job("ml1m", "leave-one-out", ("model",), (1,), passes=32),
+    "yoochoose": Job("yoochoose", "prequential", OVER_TIME, (1,), 64, 2, passes=20, period_hours=12),
+    "kuairand": Job("kuairand", "prequential", OVER_TIME, (1,), 64, 2, passes=20, period_hours=24),
+    "retail": Job("retail", "prequential", OVER_TIME, (1,), 64, 2, passes=20, period_hours=168),
+}
+
+
+def prepare(target: Path, source: Path) -> None:
+    """Read each data set, make its text vectors, and write what a job needs of both."""
+    from trainer.evaluate.datasets import load
+    from trainer.text import text_vectors
+
+    target.mkdir(parents=True, exist_ok=True)
+    for name, data in DATA.items():
+        events = load(source / data.folder, data.format)
+        histories = events.histories(data.history, repeats=False)
+        titles = [events.titles.get(item, "") for item in events.vocabulary.ids]
+        text = text_vectors(titles, PACKAGED, target / "texts").numpy().astype(np.float16)
+        np.savez_compressed(
+            target / f"{name}.npz", owner=histories.first, item_index=histories.item_index.astype(np.int32),
+            action=histories.action, event_time=histories.event_time, text=text, name=events.name, clock=events.clock,
+            items=events.vocabulary.size,
+        )  # fmt: skip
+        print(f"{name}: {len(histories)} events, text {text.shape}", flush=True)
+
+
+def run(folder: Path, out: Path, names: Sequence[str]) -> None:
+    """Run jobs, AT_ONCE at a time, in the order of JOBS."""
+    out.mkdir(parents=True, exist_ok=True)
+    waiting, running = list(names), {}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_ONCE))}
+    while waiting or running:
+        while waiting and len(running) < AT_ONCE:
+            name = waiting.pop(0)
+            command = [sys.executable, "-m", __spec__.name, "one", str(folder), str(out), name]
+            log = (out / f"{name}.log").open("w")
+            running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            code = running.pop(name).returncode
+            print(_line(out, name) if code == 0 else f"{name} failed: {out / name}.log", flush=True)
+        time.sleep(0.5)
+
+
+def one(folder: Path, out: Path, name: str) -> None:
+    """Run one job in this process."""
+    job = JOBS[name]
+    with np.load(folder / f"{job.data}.npz") as stored:
+        data = dict(stored)
+    items, text = int(data["items"]), torch.from_numpy(data["text"].astype(np.float32))
+    clock: Any = str(data["clock"])
+    histories = from_sorted(
+        data["owner"], data["item_index"].astype(np.int64), data["action"], data["event_time"],
+        history=DATA[job.data].history,
+    )  # fmt: skip
+    sizes = NetworkConfig(
+        items, job.width, job.blocks, heads_of(job.width), dropout=job.dropout, history=histories.history,
+        text=text.shape[1],
+    )  # fmt: skip
+    on_gpu = torch.cuda.is_available()
+    first = recipe(job.passes, True, on_gpu, histories.history)
+    later = recipe(job.later_passes, False, on_gpu, histories.history)
+    if "sasrec" in job.arms:
+        first = replace(first, patience=15)
+    training = Training(sizes, first, later, text, timed=job.protocol != "leave-one-out")
+    windows = windows_for(clock, live=job.protocol != "leave-one-out")
+
+    def popularity(place: int) -> Arm:
+        return Popularity(windows[place], items)
+
+    known = {
+        "popularity": Contestant(
+            "popularity", tuple((lambda _, at=at: popularity(at)) for at in range(len(windows))), seeded=False
+        ),
+        "last-item": Contestant("last-item", (lambda _: LastItem(items),), seeded=False),
+        "vmis-knn": Contestant("vmis-knn", (lambda _: Neighbours(items, clock),), seeded=False),
+    }
+    networks: list[NetworkArm] = []
+
+    def network(arm: str, seed: int) -> Arm:
+        networks.append(NetworkArm(arm, seed, training))
+        return networks[-1]
+
+    known |= {arm: Contestant(arm, (lambda seed, arm=arm: network(arm, seed),)) for arm in NETWORKS}
+    contestants = [known[arm] for arm in job.arms]
+    runs = compete(contestants, lambda: _steps(job, histories), items, job.seeds)
+    described = {"name": str(data["name"]), "events": len(histories), "users": histories.user_count, "items": items}
+    command = f"python -m tests.bench.gpu.quality run {folder} {out} {name}"
+    content = Report(described, {**vars(job), "first": str(first)}, job.seeds, tuple(runs), command).json()
+    (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    if job.protocol == "leave-one-out" and networks[0].network is not None:
+        torch.save({"config": asdict(sizes), "state": networks[0].network.state_dict()}, out / f"{name}.pt")
+
+
+def _steps(job: Job, histories: Histories) -> Iterator[Step]:
+    if job.protocol == "leave-one-out":
+        return leave_one_out(histories)
+    if job.protocol == "successive":
+        return successive(histories, job.cut)
+    period = (job.period_hours or 24) * HOUR_MS
+    return prequential(histories, period_moments(histories, job.first, period, 10, None))
+
+
+def _line(out: Path, name: str) -> str:
+    arms = json.loads((out / f"{name}.json").read_text())["arms"]
+    parts = []
+    for arm, found in arms.items():
+        figures = found["mean"]["all"]
+        seconds = np.mean([seed["learn_seconds"] for seed in found["seeds"].values()])
+        parts.append(f"{arm} {figures['ndcg@10']:.4f}/{figures['hr@10']:.4f} ({seconds:.0f} s)")
+    return f"{name}: " + ", ".join(parts)
+
+
+if __name__ == "__main__":
+    verb, *arguments = sys.argv[1:]
+    if verb == "prepare":
+        prepare(*(Path(argument) for argument in arguments))
+    elif verb == "run":
+        run(Path(arguments[0]), Path(arguments[1]), arguments[2:] or list(JOBS))
+    else:
+        one(Path(arguments[0]), Path(arguments[1]), arguments[2])

@@ -1,0 +1,155 @@
+"""Full model → a smaller, faster one that answers nearly alike, with the receipt that says so.
+
+The ways, alone or joined by commas:
+    lean     the same numbers in a graph that leaves out needless work (see lean.py); part of every other way
+    pruned   without the least important heads and feed-forward units, then a short fit (see prune.py)
+    shared   one block in place of all, then a short fit
+    int8     for CPUs: matrices, item rows and memory as whole numbers (see quantize.py)
+    fp16     for GPUs: half precision
+The full model is exported in any case. It is what later cycles go on from, and what is published where the shrunk one
+loses more than its bound.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from schemas.errors import ConfigError, ModelRefused
+from schemas.recommendation import LIST_LENGTH
+from schemas.release import FILES, ITEMS, MODEL, WARMUP
+from trainer.config import TOP
+from trainer.export import INPUTS, open_graph, write_warmup
+from trainer.lean import lay
+from trainer.network import Network
+from trainer.progress import say
+from trainer.prune import FEED_KEPT, HEADS_KEPT, importance_of, pruned, shared
+from trainer.quantize import observed_ranges, with_fewer_neighbours
+from trainer.receipt import Side, receipt_of, refusal
+from trainer.recover import recover
+from trainer.sequences import Histories, Ints
+from trainer.tune import Course
+
+WAYS = ("lean", "pruned", "shared", "int8", "fp16")
+NONE = "none"
+# Beside the full model's, in one folder.
+_SHRUNK = "shrunk"
+
+
+@dataclass(frozen=True)
+class Full:
+    """A fitted network, and what a shrunk one is made of and measured by.
+
+    live: see Objective. steps, seconds: of its fit. events, places: histories, and those of their events that the
+    network has not learned.
+    """
+
+    network: Network
+    course: Course
+    live: Tensor
+    steps: float
+    seconds: float
+    events: Histories
+    places: Ints
+
+    @property
+    def learned(self) -> Histories:
+        """All that the network has learned from."""
+        return self.course.known if self.course.check is None else self.course.check.histories
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """What is left of a network; steps and seconds of its own fit, 0 without one."""
+
+    network: Network
+    steps: float = 0.0
+    seconds: float = 0.0
+
+
+def ways_of(text: str) -> tuple[str, ...]:
+    """The ways of a list such as pruned,int8; none of "none". Raises ConfigError."""
+    ways = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if ways in ((), (NONE,)):
+        return ()
+    if unknown := [way for way in ways if way not in WAYS]:
+        raise ConfigError(
+            f"{','.join(unknown)} is no way to shrink a model", f"known ones are {NONE}, {', '.join(WAYS)}"
+        )
+    if {"int8", "fp16"} <= set(ways):
+        raise ConfigError("a model is int8 or fp16, not both", "leave one of them out")
+    return ways
+
+
+def narrowed(full: Full, ways: Sequence[str], seed: int, device: torch.device) -> Narrow:
+    """The network with fewer parts, recovered; the same network where no way asks for that."""
+    if not {"pruned", "shared"} & set(ways):
+        return Narrow(full.network)
+    whole = full.network.to(device)
+    network = whole
+    if "pruned" in ways:
+        config, since = whole.config, full.course.settle_from
+        heads, feed = max(1, int(config.heads * HEADS_KEPT)), max(1, int(config.feed_width * FEED_KEPT))
+        network = pruned(whole, importance_of(whole, full.learned, since, full.live, seed), heads, feed)
+    if "shared" in ways:
+        network = shared(network)
+    recovered = recover(network, whole, full.learned, seed)
+    return Narrow(network.cpu(), recovered.steps, recovered.seconds)
+
+
+def write_shrunk(full: Full, narrow: Narrow, ways: Sequence[str], wide: Path, folder: Path, threads: int) -> None:
+    """Write model.onnx, items and warmup of the shrunk model into an empty folder, beside those of the full one."""
+    network, ranges = narrow.network, None
+    if "int8" in ways:
+        network = with_fewer_neighbours(network)
+        ranges = observed_ranges(network, full.learned, np.unique(full.learned.last), threads)
+    graph, _ = lay(network, min(LIST_LENGTH, network.config.items), ranges, half="fp16" in ways)
+    onnx.save(graph, folder / MODEL)
+    shutil.copyfile(wide / ITEMS, folder / ITEMS)
+    with np.load(wide / WARMUP) as warmup:
+        feed = {name: warmup[name] for name in INPUTS}
+    write_warmup(open_graph(folder, threads), feed, folder / WARMUP)
+
+
+def receipt_of_shrunk(full: Full, narrow: Narrow, wide: Path, folder: Path, threads: int) -> dict[str, float]:
+    """Measure what lies in two folders, the full model in the first."""
+    before = Side(wide, full.network, full.steps, full.seconds)
+    after = Side(folder, narrow.network, narrow.steps or full.steps, narrow.seconds or full.seconds)
+    return receipt_of(before, after, full.events, full.places, threads)
+
+
+def put_in_place(
+    full: Full, narrow: Narrow, ways: Sequence[str], folder: Path, threads: int, bound: float
+) -> dict[str, float]:
+    """Let the shrunk model take the place of the full one that was exported into a folder; its receipt.
+
+    Where it exceeds its bound (see receipt.refusal) the full one stays, and there is no receipt.
+    """
+    shrunk = folder / _SHRUNK
+    shrunk.mkdir()
+    try:
+        write_shrunk(full, narrow, ways, folder, shrunk, threads)
+        receipt = receipt_of_shrunk(full, narrow, folder, shrunk, threads)
+        reason = refusal(receipt, bound, for_cpu="fp16" not in ways)
+    except ModelRefused as broken:
+        receipt, reason = {}, broken.cause
+    if reason is not None:
+        say(f"  not shrunk ({','.join(ways)}): {reason}; the full model goes on in its place")
+        shutil.rmtree(shrunk)
+        return {}
+    for name in FILES:
+        (shrunk / name).replace(folder / name)
+    shrunk.rmdir()
+    say(
+        f"  shrunk ({','.join(ways)}): {receipt['bytes_before'] / receipt['bytes_after']:.1f}× smaller, 64 users in "
+        f"{receipt['p50_ms_64_after']:.1f} ms instead of {receipt['p50_ms_64_before']:.1f}, "
+        f"NDCG@{TOP} {receipt['ndcg_change']:+.2%}"
+    )
+    return receipt
