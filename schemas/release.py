@@ -36,9 +36,10 @@ class Manifest(BaseModel):
 
     version: "YYYYMMDD-HHMMSS", UTC. created_at: ms. history: events per user the graph reads.
     top_k: length of its lists. inputs: names the graph is fed, of those in `features.py` and "available".
-    receipt: what shrinking the model cost and saved, by name; empty when it was not shrunk:
-    parameters_before, parameters_after; bytes_before, bytes_after of the folder; p50_ms_B and p99_ms_B of a batch of
-    B = 1, 64, 1024 users; ndcg_change, a share; top10_overlap with the model before; optimisation_ratio of cycles.
+    receipt: what shrinking the model cost and saved, by name; empty when it was not shrunk. X_before and X_after for
+    X = parameters; bytes of the graph; session_bytes; p50_ms_B and p99_ms_B of a batch of B = 1, 64, 1024 users; ndcg;
+    learn_steps and step_seconds of a cycle. Besides: ndcg_change, a share; top10_overlap with the model before;
+    judged_events; optimisation_ratio of cycles.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,9 +1,10 @@
 """The trainer's command line: `python -m trainer VERB`.
 
-cycle                 one cycle: collect ▸ tune ▸ export ▸ judge ▸ publish
+cycle                 one cycle: collect ▸ tune ▸ shrink ▸ export ▸ judge ▸ publish
 run --every 15m       cycles for ever
 collect               only Kafka → Parquet
 evaluate SOURCE       how well arms foresee the events of a file or a data set
+shrink [VERSION]      a release → a smaller, faster one with a receipt; or --on DATA: what the ways do on data files
 show                  the releases, their receipts, which one is announced, and what was refused
 publish FOLDER        check a release folder and announce it
 roll-back [VERSION]   announce a former release again
@@ -157,6 +158,53 @@ def evaluate(
             text_model=text_model,
         )
     )
+
+
+@app.command()
+def shrink(
+    version: Annotated[str | None, typer.Argument(help="Default: the newest release.")] = None,
+    to: Annotated[
+        list[str], typer.Option(help="Ways: lean, pruned, shared, int8, fp16, joined by commas; with --on, several.")
+    ] = ["int8"],  # noqa: B006 - typer reads it
+    on: Annotated[
+        Path | None, typer.Option(help="Fit a model on this file or folder, as evaluate does, and shrink that one.")
+    ] = None,
+    data_format: Annotated[str, typer.Option("--format", help="--on: as of evaluate.")] = "events",
+    history: Annotated[int, typer.Option(help="--on: events of a user that are read.")] = 50,
+    limit_users: Annotated[int | None, typer.Option(help="--on: only so many users.")] = None,
+    cut: Annotated[float, typer.Option(help="--on: the share of events that is learned, the rest is foreseen.")] = 0.9,
+    width: Annotated[int, typer.Option(help="--on: width of the network.")] = 64,
+    blocks: Annotated[int, typer.Option(help="--on: blocks of the network.")] = 2,
+    passes: Annotated[int, typer.Option(help="--on: passes of the fit, at most.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="--on: folder for the graphs and receipt.json.")] = None,
+) -> None:
+    """Shrink a release, or a model of data files, and print the receipt."""
+    from rich.console import Console
+
+    from trainer.receipt import table_of
+    from trainer.ways import ways_of
+
+    each = {name: ways_of(name) for name in to}
+    if not all(each.values()):
+        raise ConfigError("none is no way to shrink a model", "name one, such as int8")
+    if on is None:
+        from trainer.files import only_one
+        from trainer.shrink_release import shrink_release
+
+        if len(each) > 1:
+            raise ConfigError("one release is made, but several ways are named", "join them by commas in one --to")
+        [[name, ways]] = each.items()
+        _, planned = _ready()
+        with only_one(planned.data):
+            release = shrink_release(planned, version, ways)
+        receipts, title = {name: release.manifest.receipt}, release.manifest.version
+    else:
+        from trainer.evaluate.shrinking import Trial, shrink_on
+
+        trial = Trial(on, data_format, history, limit_users, cut, width, blocks, passes, out)
+        receipts, title = shrink_on(trial, each)
+    console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
+    console.print(table_of(receipts, title))
 
 
 @app.command()

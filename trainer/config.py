@@ -12,6 +12,7 @@ from pydantic import Field
 from schemas.settings import CommonSettings, Section
 from schemas.user_state import HISTORY
 from trainer.recipe import NetworkConfig, Recipe
+from trainer.ways import NONE, ways_of
 
 # The first places of a list that count in judging: what a shop shows at once.
 TOP = 10
@@ -45,6 +46,9 @@ class TrainerSection(Section):
     width, blocks: of the network. text_model: whose vectors stand for titles (see text.py); "" = none.
     latency_ms: 99 of 100 batches of 64 users must be scored faster than this; 0 = no budget.
     size_mib: a release may be no larger than this; 0 = no budget.
+    shrink: how what is published is made smaller and faster than what is learned (see ways.py), such as "int8" or
+    "pruned,int8"; "none" = not at all. shrink_loss: the share of its NDCG that this may cost; else the full model is
+    published.
     """
 
     data: Path = Path(".freshrec/trainer")
@@ -64,6 +68,9 @@ class TrainerSection(Section):
     latency_ms: float = Field(500.0, ge=0.0)
     # What ONNX can hold in one file.
     size_mib: float = Field(2000.0, ge=0.0)
+    # Costs nothing: the same answers, with less work.
+    shrink: str = "lean"
+    shrink_loss: float = Field(0.01, ge=0.0, lt=1.0)
 
 
 class Settings(CommonSettings):
@@ -100,6 +107,8 @@ class Plan:
     gate: Gate = Gate()
     gone_days: int = 14
     idle_days: int = 365
+    shrink: tuple[str, ...] = ()
+    shrink_loss: float = 0.01
 
     def network(self, items: int, text: int) -> NetworkConfig:
         """Sizes of a first network; text: width of the text vectors, 0 = none."""
@@ -129,6 +138,7 @@ class Plan:
             f"at most {self.first_passes} passes first, {self.later_passes} later",
             f"gate: at most {self.gate.margin:.1%} below the served model · "
             f"{_budget(self.gate.latency_ms, 'ms')} · {_budget(self.gate.size_mib, 'MiB')}",
+            f"shrink {','.join(self.shrink) or NONE}: at most {self.shrink_loss:.1%} below the full model",
         ]
 
 
@@ -152,6 +162,8 @@ def plan(settings: Settings) -> Plan:
         gate=Gate(section.margin, section.latency_ms, section.size_mib),
         gone_days=section.gone_days,
         idle_days=section.idle_days,
+        shrink=ways_of(section.shrink),
+        shrink_loss=section.shrink_loss,
     )
 
 

@@ -1,4 +1,4 @@
-"""One cycle of the trainer, in its order: collect ▸ tune ▸ export ▸ judge ▸ publish.
+"""One cycle of the trainer, in its order: collect ▸ tune ▸ shrink ▸ export ▸ judge ▸ publish.
 
 A cycle either publishes a release that is better than popularity and not worse than the one that
 serves, or leaves what serves as it was and says why. It may be killed at any point: what it has
@@ -24,6 +24,8 @@ from trainer.processes import Processes
 from trainer.progress import say
 from trainer.publish import Release, announce, building_folder, new_version, seal, served
 from trainer.resume import resume
+from trainer.sequences import next_items
+from trainer.shrink import Full, narrowed, shrunk_or_full
 from trainer.start import save_checkpoint
 from trainer.tune import course_of_cycle, tune
 from trainer.verdicts import on_record
@@ -93,12 +95,19 @@ def _finish(
     step: Step,
 ) -> Release:
     """Network → release that serves. Raises ModelRefused when it may not."""
+    full = _full(material, network, fit)
+    if plan.shrink:
+        step("shrink")
+        narrow = narrowed(full, plan.shrink, plan.seed)
     step("export")
     folder = building_folder(plan.releases, version)
     try:
         with on_record(plan.data, version, material.parent_version) as metrics:
             metrics.update(fit)
             metrics.update(export(network, material.item_ids, material.settled, folder, plan.threads))
+            receipt = {}
+            if plan.shrink:
+                receipt = shrunk_or_full(full, narrow, plan.shrink, folder, plan.threads, plan.shrink_loss)
             step("judge")
             candidate = material.candidate(folder)
             judgement = judge(candidate, material.serving, material.cut.judge_from, plan.threads, plan.gate)
@@ -110,7 +119,20 @@ def _finish(
         raise
     step("publish")
     save_checkpoint(network, material.item_ids, plan.checkpoint(version))
-    release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on())
+    release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on(), receipt)
     announce(settings, release)
     mark_seen(settings, plan.data)
     return release
+
+
+def _full(material: Material, network: Network, fit: dict[str, float]) -> Full:
+    return Full(
+        network=network,
+        learned=material.settled,
+        newest_from=material.cut.stop_from,
+        live=torch.from_numpy(material.live),
+        steps=fit["tune_steps"],
+        seconds=fit["tune_seconds"],
+        events=material.events,
+        places=next_items(material.events, material.cut.judge_from),
+    )

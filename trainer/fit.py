@@ -27,7 +27,7 @@ from trainer.recipe import Recipe
 from trainer.sequences import Histories, Ints, Windows
 
 # See Recipe.per_step: where large steps cost no more than small ones, they still must not be few.
-STEPS_PER_PASS, LEAST_EVENTS = 100, 800
+STEPS_PER_PASS, LEAST_EVENTS = 100, 200
 WARM_UP_STEPS = 50
 # Share of the rate that is left at the end of a fit.
 LAST_SHARE = 0.05

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from schemas.features import COUNTER_NAMES
 from schemas.release import OUTPUT_INDEX, OUTPUT_SCORE
-from trainer.network import NEWEST, Attention, Block, Network
+from trainer.network import MEMORIES, NEWEST, Attention, Block, Network
 
 Array = NDArray[Any]
 
@@ -124,7 +124,7 @@ class _Lean:
     def _int8_product(self, x: str, matrix: str, scale: str, bias: str) -> str:
         assert self._ranges is not None
         seen = self._ranges[len(self.watched) - 1]
-        step = np.float32(max((seen.high - seen.low) / 255, np.finfo(np.float32).tiny))
+        step = np.float32(max((seen.high - seen.low) / 255, float(np.finfo(np.float32).tiny)))
         zero = np.uint8(np.clip(np.round(-seen.low / step), 0, 255))
         step_name, zero_name = self.constant(np.array(step)), self.constant(np.array(zero))
         rounded = self.op("QuantizeLinear", x, step_name, zero_name)
@@ -171,7 +171,7 @@ class _Lean:
             user = self._last_block(x, last)
             counted = self.small(self.number("counters"), network.counters)
             user = self.norm(self.op("Add", user, counted), network.final_norm)
-            self._rank(self._score(user, table), top_k)
+            self._rank(self._score(user), top_k)
 
     def _find_events(self) -> None:
         """Which slots hold events, where the longest history begins, and where each event lies."""
@@ -317,7 +317,7 @@ class _Lean:
         fed = self.linear(inside, block.feed_out.weight, block.feed_out.bias)
         return self.op("Add", x, self.op("Mul", self.op("Sigmoid", how_much), fed))
 
-    def _score(self, user: str, table: Tensor) -> str:
+    def _score(self, user: str) -> str:
         """[B, V+1]; what cannot be recommended has -inf."""
         shown = self.network.bias()
         shown[0] = float("-inf")
@@ -335,12 +335,15 @@ class _Lean:
     def _remembered(self, score: str) -> str:
         """Raised by what the newest items remember; see Network.remembered."""
         network, length = self.network, self._length
-        weights = network._weights(min(NEWEST, length))
-        newest = self.op("Slice", "item_index", self.ints(length - len(weights)), self.ints(length), self.ints(1))
+        count = min(NEWEST, length)
+        of_newest, of_others = network.blend[-MEMORIES:].tolist()
+        # From the oldest to the newest.
+        weights = torch.tensor([of_others / place for place in range(count, 1, -1)] + [of_newest])
+        newest = self.op("Slice", "item_index", self.ints(length - count), self.ints(length), self.ints(1))
         few = np.uint16 if network.config.items < 2**16 else np.int32
         neighbour = self.op("Gather", self.constant(network.neighbour_VM.numpy().astype(few)), newest)
         strength = self.op("Gather", self._strengths(), newest)
-        stepped = weights.flip(0)[:, None] * self._strength_step
+        stepped = weights[:, None] * self._strength_step
         strength = self.op("Mul", self.op("Cast", strength, to=TensorProto.FLOAT), self.constant(stepped.numpy()))
         row = self.ints(0, -1)
         where = self.op("Reshape", self.op("Cast", neighbour, to=TensorProto.INT64), row)

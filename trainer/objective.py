@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,36 +35,32 @@ class Objective(nn.Module):
         wanted = batch.target > 0
         user_MD, target_M = user[wanted], batch.target[wanted]
         if self.live.numel() - 1 <= FULL_UP_TO:
-            logits = network.scores(user_MD, table).float()
+            logits = network.scores(user_MD, table)[:, 1:].float()
             if not self._all_live:
                 # An item that left since still teaches what came before it; as a wrong answer it does not count.
-                logits = logits.masked_fill(~self._stands(target_M), float("-inf"))
-            return F.cross_entropy(logits, target_M, reduction="sum")
+                logits = logits.masked_fill(~self._stands(target_M)[1:], float("-inf"))
+            return F.cross_entropy(logits, target_M - 1, reduction="sum")
         return self._sampled(user_MD, target_M, table)
 
     def _stands(self, target_M: Tensor) -> Tensor:
         """bool[V+1]: live items, and what is to be predicted in this batch."""
         stands = self.live.clone()
         stands[target_M] = True
-        stands[0] = False
         return stands
 
     def _sampled(self, user_MD: Tensor, target_M: Tensor, table: Tensor) -> Tensor:
-        """Cross-entropy over the batch's targets and SAMPLED live items drawn evenly.
+        """Cross-entropy over the batch's targets and up to SAMPLED live items drawn evenly.
 
-        Each stands for the items like it: its score is raised by the log of one over its chance to be in the
-        sample, so that the sum over the sample estimates the sum over the catalogue. The own target is no sample.
+        A drawn one stands for the items like it: its score is raised by the log of one over its chance to be drawn,
+        so that the sum over the sample estimates the sum over the catalogue.
         """
         network = self.network
         live = torch.nonzero(self.live[1:]).squeeze(1) + 1
         drawn = live[torch.randint(len(live), (SAMPLED,), device=live.device)]
-        of_batch, place_M, count = torch.unique(target_M, return_inverse=True, return_counts=True)
+        of_batch, place_M = torch.unique(target_M, return_inverse=True)
         drawn = torch.unique(drawn[~torch.isin(drawn, of_batch)])
         sample = torch.cat((of_batch, drawn))
-        share = torch.cat((count / max(len(target_M), 1), torch.zeros(len(drawn), device=live.device)))
-        evenly = SAMPLED / len(live)
-        chance = 1 - (1 - share).pow(max(len(target_M), 1)) * max(1 - evenly, 1e-6)
+        stands_for = torch.zeros(len(sample), device=live.device)
+        stands_for[len(of_batch) :] = -math.log(-math.expm1(SAMPLED * math.log1p(-1 / max(len(live), 2))))
         logits = F.linear(user_MD, table[sample], network.bias()[sample]).float()
-        own = F.one_hot(place_M, len(sample)).bool()
-        logits = torch.where(own, logits, logits - chance.log())
-        return F.cross_entropy(logits, place_M, reduction="sum")
+        return F.cross_entropy(logits + stands_for, place_M, reduction="sum")

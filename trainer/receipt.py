@@ -100,7 +100,8 @@ def refusal(receipt: Mapping[str, float], bound: float, for_cpu: bool) -> str | 
     if receipt["ndcg_change"] < -bound:
         reasons.append(
             f"its NDCG@{TOP} changes by {receipt['ndcg_change']:+.2%} ({receipt['ndcg_before']:.4f} → "
-            f"{receipt['ndcg_after']:.4f} on {receipt['judged_events']:.0f} events), trainer.shrink_loss allows {bound:.2%}"
+            f"{receipt['ndcg_after']:.4f} on {receipt['judged_events']:.0f} events), "
+            f"trainer.shrink_loss allows {bound:.2%}"
         )
     slower = receipt["p50_ms_64_after"] > CHANCE * receipt["p50_ms_64_before"]
     if for_cpu and slower:
@@ -158,7 +159,7 @@ def table_of(receipts: Mapping[str, Mapping[str, float]], title: str) -> Table:
 def _latencies(graph: onnxruntime.InferenceSession, events: Histories, places: Ints, when: str) -> dict[str, float]:
     available = np.ones(graph.get_inputs()[-1].shape[0], np.bool_)
     feed = graph_feed(events, evenly(places, BATCHES[-1]) - 1, available)
-    found = {}
+    found: dict[str, float] = {}
     for size in BATCHES:
         took = latency(graph, feed, size)
         found |= {f"p50_ms_{size}_{when}": took.p50_ms, f"p99_ms_{size}_{when}": took.p99_ms}

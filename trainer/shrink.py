@@ -1,13 +1,7 @@
 """Full model → a smaller, faster one that answers nearly alike, with the receipt that says so.
 
-The ways, alone or joined by commas:
-    lean     the same numbers in a graph that leaves out needless work (see lean.py); part of every other way
-    pruned   without the least important heads and feed-forward units, then a short fit (see prune.py)
-    shared   one block in place of all, then a short fit
-    int8     for CPUs: matrices, item rows and memory as whole numbers (see quantize.py)
-    fp16     for GPUs: half precision
-The full model is exported in any case. It is what later cycles go on from, and what is published where the shrunk one
-loses more than its bound.
+How is said by `ways.py`. The full model is exported in any case: it is what later cycles go on from, and what is
+published where the shrunk one loses more than its bound.
 """
 
 from __future__ import annotations
@@ -22,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from schemas.errors import ConfigError, ModelRefused
+from schemas.errors import ModelRefused
 from schemas.recommendation import LIST_LENGTH
 from schemas.release import FILES, ITEMS, MODEL, WARMUP
 from trainer.config import TOP
@@ -35,10 +29,7 @@ from trainer.quantize import observed_ranges, with_fewer_neighbours
 from trainer.receipt import Side, receipt_of, refusal
 from trainer.recover import recover
 from trainer.sequences import Histories, Ints
-from trainer.tune import Course
 
-WAYS = ("lean", "pruned", "shared", "int8", "fp16")
-NONE = "none"
 # Beside the full model's, in one folder.
 _SHRUNK = "shrunk"
 
@@ -47,22 +38,18 @@ _SHRUNK = "shrunk"
 class Full:
     """A fitted network, and what a shrunk one is made of and measured by.
 
-    live: see Objective. steps, seconds: of its fit. events, places: histories, and those of their events that the
-    network has not learned.
+    learned: all it has learned from; newest_from: the events since then, ms, tell what matters now. live: see
+    Objective. steps, seconds: of its fit. events, places: histories, and those of their events that it has not learned.
     """
 
     network: Network
-    course: Course
+    learned: Histories
+    newest_from: int | None
     live: Tensor
     steps: float
     seconds: float
     events: Histories
     places: Ints
-
-    @property
-    def learned(self) -> Histories:
-        """All that the network has learned from."""
-        return self.course.known if self.course.check is None else self.course.check.histories
 
 
 @dataclass(frozen=True)
@@ -74,30 +61,15 @@ class Narrow:
     seconds: float = 0.0
 
 
-def ways_of(text: str) -> tuple[str, ...]:
-    """The ways of a list such as pruned,int8; none of "none". Raises ConfigError."""
-    ways = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if ways in ((), (NONE,)):
-        return ()
-    if unknown := [way for way in ways if way not in WAYS]:
-        raise ConfigError(
-            f"{','.join(unknown)} is no way to shrink a model", f"known ones are {NONE}, {', '.join(WAYS)}"
-        )
-    if {"int8", "fp16"} <= set(ways):
-        raise ConfigError("a model is int8 or fp16, not both", "leave one of them out")
-    return ways
-
-
-def narrowed(full: Full, ways: Sequence[str], seed: int, device: torch.device) -> Narrow:
+def narrowed(full: Full, ways: Sequence[str], seed: int) -> Narrow:
     """The network with fewer parts, recovered; the same network where no way asks for that."""
     if not {"pruned", "shared"} & set(ways):
         return Narrow(full.network)
-    whole = full.network.to(device)
-    network = whole
+    network = whole = full.network.to("cuda" if torch.cuda.is_available() else "cpu")
     if "pruned" in ways:
-        config, since = whole.config, full.course.settle_from
+        config = whole.config
         heads, feed = max(1, int(config.heads * HEADS_KEPT)), max(1, int(config.feed_width * FEED_KEPT))
-        network = pruned(whole, importance_of(whole, full.learned, since, full.live, seed), heads, feed)
+        network = pruned(whole, importance_of(whole, full.learned, full.newest_from, full.live, seed), heads, feed)
     if "shared" in ways:
         network = shared(network)
     recovered = recover(network, whole, full.learned, seed)
@@ -130,7 +102,7 @@ def put_in_place(
 ) -> dict[str, float]:
     """Let the shrunk model take the place of the full one that was exported into a folder; its receipt.
 
-    Where it exceeds its bound (see receipt.refusal) the full one stays, and there is no receipt.
+    Raises ModelRefused, the full one still in its place, where the shrunk one exceeds its bound (see receipt.refusal).
     """
     shrunk = folder / _SHRUNK
     shrunk.mkdir()
@@ -138,18 +110,26 @@ def put_in_place(
         write_shrunk(full, narrow, ways, folder, shrunk, threads)
         receipt = receipt_of_shrunk(full, narrow, folder, shrunk, threads)
         reason = refusal(receipt, bound, for_cpu="fp16" not in ways)
-    except ModelRefused as broken:
-        receipt, reason = {}, broken.cause
-    if reason is not None:
-        say(f"  not shrunk ({','.join(ways)}): {reason}; the full model goes on in its place")
+        if reason is not None:
+            raise ModelRefused(f"the model shrunk by {','.join(ways)} is refused: {reason}", "shrink it less")
+        for name in FILES:
+            (shrunk / name).replace(folder / name)
+    finally:
         shutil.rmtree(shrunk)
-        return {}
-    for name in FILES:
-        (shrunk / name).replace(folder / name)
-    shrunk.rmdir()
     say(
-        f"  shrunk ({','.join(ways)}): {receipt['bytes_before'] / receipt['bytes_after']:.1f}× smaller, 64 users in "
-        f"{receipt['p50_ms_64_after']:.1f} ms instead of {receipt['p50_ms_64_before']:.1f}, "
+        f"  shrunk by {','.join(ways)}: {receipt['bytes_before'] / receipt['bytes_after']:.1f} times smaller, 64 users "
+        f"in {receipt['p50_ms_64_after']:.1f} ms instead of {receipt['p50_ms_64_before']:.1f}, "
         f"NDCG@{TOP} {receipt['ndcg_change']:+.2%}"
     )
     return receipt
+
+
+def shrunk_or_full(
+    full: Full, narrow: Narrow, ways: Sequence[str], folder: Path, threads: int, bound: float
+) -> dict[str, float]:
+    """The same, but where it is refused the full model is what goes on, without a receipt."""
+    try:
+        return put_in_place(full, narrow, ways, folder, threads, bound)
+    except ModelRefused as refused:
+        say(f"  {refused.cause}; the full one goes on in its place")
+        return {}

@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def _read(file: Path) -> dict[str, Vectors]:
     try:
         with np.load(file) as stored:
             return dict(zip(stored["digest"].tolist(), stored["vector"], strict=True))
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return {}  # none yet, or not whole: it is only a cache
 
 

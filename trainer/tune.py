@@ -103,6 +103,7 @@ def tune(
         know(network, known)
         if check is not None and not recipe.newest_only:
             fit_blend(network, check)
+            network.blend.copy_(torch.tensor(processes.agree(network.blend.tolist())))
         if check is not None and course.settle_from is not None:
             gentle = replace(recipe, passes=1, rate=min(recipe.rate, SETTLE_RATE))
             fit = Fit(network, live, gentle, rng, processes, writer, fit.step)

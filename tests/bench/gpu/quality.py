@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from trainer.evaluate.arms import Arm, Contestant
 from trainer.evaluate.harness import compete
 from trainer.evaluate.neighbours import Neighbours
 from trainer.evaluate.network_arm import NETWORKS, NetworkArm, Training
-from trainer.evaluate.popularity import LastItem, Popularity, windows_for
+from trainer.evaluate.popularity import LastItem, Popularity, Window, windows_for
 from trainer.evaluate.protocols import Step, leave_one_out, period_moments, prequential, successive
 from trainer.evaluate.report import Report
 from trainer.recipe import NetworkConfig
@@ -112,7 +112,8 @@ def prepare(target: Path, source: Path) -> None:
 def run(folder: Path, out: Path, names: Sequence[str]) -> None:
     """Run jobs, AT_ONCE at a time, in the order of JOBS."""
     out.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(names), {}
+    waiting = list(names)
+    running: dict[str, subprocess.Popen[bytes]] = {}
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // AT_ONCE))}
     while waiting or running:
         while waiting and len(running) < AT_ONCE:
@@ -149,23 +150,24 @@ def one(folder: Path, out: Path, name: str) -> None:
     training = Training(sizes, first, later, text, timed=job.protocol != "leave-one-out")
     windows = windows_for(clock, live=job.protocol != "leave-one-out")
 
-    def popularity(place: int) -> Arm:
-        return Popularity(windows[place], items)
+    def popularity(window: Window) -> Callable[[int], Arm]:
+        return lambda _: Popularity(window, items)
 
     known = {
-        "popularity": Contestant(
-            "popularity", tuple((lambda _, at=at: popularity(at)) for at in range(len(windows))), seeded=False
-        ),
+        "popularity": Contestant("popularity", tuple(popularity(window) for window in windows), seeded=False),
         "last-item": Contestant("last-item", (lambda _: LastItem(items),), seeded=False),
         "vmis-knn": Contestant("vmis-knn", (lambda _: Neighbours(items, clock),), seeded=False),
     }
     networks: list[NetworkArm] = []
 
-    def network(arm: str, seed: int) -> Arm:
-        networks.append(NetworkArm(arm, seed, training))
-        return networks[-1]
+    def network(arm: str) -> Callable[[int], Arm]:
+        def make(seed: int) -> Arm:
+            networks.append(NetworkArm(arm, seed, training))
+            return networks[-1]
 
-    known |= {arm: Contestant(arm, (lambda seed, arm=arm: network(arm, seed),)) for arm in NETWORKS}
+        return make
+
+    known |= {arm: Contestant(arm, (network(arm),)) for arm in NETWORKS}
     contestants = [known[arm] for arm in job.arms]
     runs = compete(contestants, lambda: _steps(job, histories), items, job.seeds)
     described = {"name": str(data["name"]), "events": len(histories), "users": histories.user_count, "items": items}

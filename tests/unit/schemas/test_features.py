@@ -17,6 +17,7 @@ from schemas.features import (
     counters,
     history_inputs,
     model_inputs,
+    time_bucket,
 )
 from schemas.ids import hash_ids
 from schemas.user_state import HISTORY, States, apply_events, empty_states
@@ -76,7 +77,11 @@ def test_inputs_of_an_event_do_not_depend_on_later_ones() -> None:
     for length in (1, 7, 19):
         part = history_inputs(item[:, :length], action[:, :length], time[:, :length])
         for name, values in part.items():
-            assert values.tolist() == whole[name][:, :length].tolist()
+            if name != "age":
+                assert values.tolist() == whole[name][:, :length].tolist()
+        # An age is what its name says: it grows with the newest event, here the last of `length`.
+        now = time[:, length - 1 : length]
+        assert part["age"].tolist() == time_bucket(now - time[:, :length]).tolist()
 
 
 def test_a_vocabulary_counts_from_one_in_the_order_it_was_given() -> None:
@@ -175,8 +180,9 @@ def test_counters_are_those_of_plain_python(seed: int, count: int) -> None:
 def test_a_model_is_fed_history_and_counters_of_the_state() -> None:
     states = state_of([Click("1", "u", "fig", NOW_MS, "LIKE"), Click("2", "u", "kiwi", NOW_MS + 4000, "VIEW")])
     inputs = model_inputs(states, Vocabulary(["pear", "fig"]))
-    assert set(inputs) == {"item_index", "action", "gap", "counters"}
+    assert set(inputs) == {"item_index", "action", "gap", "age", "counters"}
     assert inputs["item_index"].tolist() == [[0] * (HISTORY - 2) + [2, 0]]
     assert inputs["action"].tolist() == [[0] * (HISTORY - 2) + [5, 1]]
     assert inputs["gap"].tolist() == [[0] * (HISTORY - 1) + [3]]
+    assert inputs["age"].tolist() == [[0] * (HISTORY - 2) + [3, 1]]
     assert inputs["counters"].tolist() == counters(states).tolist()

@@ -1,9 +1,10 @@
-"""One small exported model for all tests that need a release."""
+"""One small exported model for all tests that need a release; one thread for all that learn."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from schemas.features import Vocabulary
 from tests.unit.trainer.shop import chain_clicks
@@ -15,6 +16,12 @@ from trainer.start import first_network
 
 ITEM_IDS = [f"i{n:03d}" for n in range(80)]
 UNTIL_MS = 1_700_000_000_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The networks here are small: on a busy machine threads wait for each other longer than they work."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

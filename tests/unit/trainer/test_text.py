@@ -95,7 +95,7 @@ def test_the_packaged_model_knows_what_texts_are_about(tmp_path: Path) -> None:
     assert time.monotonic() - began < 0.5  # no model is loaded for what is known
 
 
-KINDS, OF_EACH = 5, 12
+KINDS, OF_EACH, LONG = 5, 12, 8
 
 
 def shop_of_kinds() -> Histories:
@@ -103,9 +103,9 @@ def shop_of_kinds() -> Histories:
     rng = np.random.default_rng(1)
     rows = []
     for user in range(150):
-        chosen = user % KINDS + KINDS * rng.permutation(OF_EACH)[:8]
+        chosen = user % KINDS + KINDS * rng.permutation(OF_EACH)[:LONG]
         rows += [(f"u{user:03d}", f"i{item:02d}", START_MS + user * 1_000 + n) for n, item in enumerate(chosen)]
-    return histories(clicks_of(rows), Vocabulary([f"i{n:02d}" for n in range(KINDS * OF_EACH)]))
+    return histories(clicks_of(rows), Vocabulary([f"i{n:02d}" for n in range(KINDS * OF_EACH)]), history=LONG)
 
 
 def test_an_item_that_was_never_learned_is_known_by_its_text(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_an_item_that_was_never_learned_is_known_by_its_text(tmp_path: Path) -> 
         made[1:] = torch.nn.functional.normalize(torch.from_numpy(text).float(), dim=1)
         return made
 
-    network = first_network(NetworkConfig(len(items), width=32, heads=4, text=16), events, seed=1)
+    network = first_network(NetworkConfig(len(items), width=32, heads=4, text=16, history=LONG), events, seed=1)
     network.set_text(told(len(items)))
     learn(network, Course(events, None, None, None), passes=12)
     save_checkpoint(network, items, tmp_path / "then.pt")

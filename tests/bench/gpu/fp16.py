@@ -1,0 +1,148 @@
+"""Half precision on a GPU beside full precision: the same lists, the same quality, how much faster.
+
+    python -m tests.bench.gpu.fp16 FOLDER NAME… [--out FILE]
+
+FOLDER holds NAME.npz as `python -m tests.bench.gpu.quality prepare` writes them. For each NAME a model is fitted on the
+events before the last tenth (in time), exported in full, as a lean graph and in half precision, and all of them foresee
+the last tenth on the GPU. A table last, and the same as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from schemas.errors import ConfigError
+from schemas.release import MODEL
+from tests.bench.gpu.quality import DATA
+from trainer.config import TOP, heads_of, recipe
+from trainer.evaluate.protocols import successive
+from trainer.evaluate.shrinking import fitted
+from trainer.export import export, graph_feed
+from trainer.latency import latency
+from trainer.lean import lay
+from trainer.receipt import BATCHES, overlap
+from trainer.recipe import NetworkConfig
+from trainer.sequences import Histories, Ints, evenly, from_sorted
+from trainer.shrink import Full
+
+CUDA = "CUDAExecutionProvider"
+WIDTH, BLOCKS, PASSES = 128, 2, 20
+FORESEEN, AT_ONCE, TOP_K = 20_000, 256, 50
+
+
+def model_of(folder: Path, name: str) -> Full:
+    """A model fitted on all but the last tenth of a data set."""
+    with np.load(folder / f"{name}.npz") as stored:
+        data: dict[str, Any] = dict(stored)
+    histories = from_sorted(
+        data["owner"], data["item_index"].astype(np.int64), data["action"], data["event_time"],
+        history=DATA[name].history,
+    )  # fmt: skip
+    config = NetworkConfig(int(data["items"]), WIDTH, BLOCKS, heads_of(WIDTH), history=histories.history)
+    [step] = successive(histories, 0.9)
+    return fitted(config, step, recipe(PASSES, True, True, histories.history))
+
+
+def graphs_of(full: Full, folder: Path) -> dict[str, Path]:
+    """Files of the three graphs."""
+    network, items = full.network.cpu().eval(), [f"i{n}" for n in range(full.network.config.items)]
+    export(network, items, full.learned, folder, threads=4)
+    files = {"full": folder / MODEL}
+    for name, half in (("lean", False), ("fp16", True)):
+        files[name] = folder / f"{name}.onnx"
+        onnx.save(lay(network, min(TOP_K, len(items)), half=half)[0], files[name])
+    return files
+
+
+def opened(file: Path) -> onnxruntime.InferenceSession:
+    """The graph on the GPU. Raises ConfigError where it would run elsewhere."""
+    onnxruntime.preload_dlls()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    graph = onnxruntime.InferenceSession(str(file), options, providers=[CUDA, "CPUExecutionProvider"])
+    if graph.get_providers()[0] != CUDA:
+        raise ConfigError(f"{file.name} runs on {graph.get_providers()[0]}", "run this where ONNX Runtime has a GPU")
+    return graph
+
+
+def lists_of(graph: onnxruntime.InferenceSession, events: Histories, places: Ints) -> Ints:
+    """The first TOP items [E, TOP] before each event."""
+    available = np.ones(graph.get_inputs()[-1].shape[0], np.bool_)
+    parts = []
+    for at in range(0, len(places), AT_ONCE):
+        index, score = graph.run(None, graph_feed(events, places[at : at + AT_ONCE] - 1, available))
+        parts.append(np.where(np.isfinite(score), index, 0)[:, :TOP])
+    return np.concatenate(parts)
+
+
+def measured(full: Full, files: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """By graph: ndcg, overlap with full precision, bytes, and ms of batches."""
+    places = evenly(full.places, FORESEEN)
+    target = full.events.item_index[places]
+    found: dict[str, dict[str, float]] = {}
+    reference: Ints | None = None
+    for name, file in files.items():
+        graph = opened(file)
+        lists = lists_of(graph, full.events, places)
+        reference = lists if reference is None else reference
+        gain = (lists == target[:, None]) / np.log2(np.arange(TOP) + 2.0)
+        row = {
+            "ndcg": float(gain.sum(axis=1).mean()),
+            "top10_overlap": overlap(reference, lists),
+            "bytes": float(file.stat().st_size),
+        }
+        feed = graph_feed(full.events, places[: BATCHES[-1]] - 1, np.ones(full.network.config.items + 1, np.bool_))
+        for size in BATCHES:
+            took = latency(graph, feed, size)
+            row |= {f"p50_ms_{size}": took.p50_ms, f"p99_ms_{size}": took.p99_ms}
+        found[name] = row
+    return found
+
+
+def main() -> None:
+    """Measure each data set; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+", choices=sorted(DATA))
+    parser.add_argument("--out", type=Path, default=Path("fp16.json"))
+    asked = parser.parse_args()
+    results: dict[str, Any] = {}
+    for name in asked.names:
+        work = Path(tempfile.mkdtemp())
+        full = model_of(asked.folder, name)
+        results[name] = measured(full, graphs_of(full, work))
+        shutil.rmtree(work)
+    content = {
+        "device": torch.cuda.get_device_name(),
+        "date": time.strftime("%Y-%m-%d"),
+        "onnxruntime": onnxruntime.__version__,
+        "width": WIDTH,
+        "passes": PASSES,
+        "results": results,
+    }
+    asked.out.write_text(json.dumps(content, indent=1) + "\n")
+    times = "".join(f"{f'p50 × {size}':>11}" for size in BATCHES)
+    print(f"{'data':14}{'graph':7}{'NDCG@10':>9}{'change':>9}{'kept':>8}{'MiB':>8}{times}")
+    for name, rows in results.items():
+        for graph, row in rows.items():
+            change = row["ndcg"] / rows["full"]["ndcg"] - 1
+            times = "".join(f"{row[f'p50_ms_{size}']:11.3f}" for size in BATCHES)
+            print(
+                f"{name:14}{graph:7}{row['ndcg']:9.4f}{change:+9.2%}{row['top10_overlap']:8.2%}"
+                f"{row['bytes'] / 2**20:8.2f}{times}"
+            )
+
+
+if __name__ == "__main__":
+    main()
