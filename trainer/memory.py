@@ -60,5 +60,5 @@ def _pairs(histories: Histories, items: int) -> tuple[Ints, NDArray[np.float64]]
             keys.append(of * (items + 1) + near)
             weights.append(np.full(len(of), worth / apart))
     pair, which = np.unique(np.concatenate(keys), return_inverse=True)
-    count: NDArray[np.float64] = np.bincount(which, np.concatenate(weights), len(pair))
-    return pair, count
+    count = np.bincount(which, weights=np.concatenate(weights), minlength=len(pair))
+    return pair, count.astype(np.float64)

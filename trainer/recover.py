@@ -29,8 +29,6 @@ RATE = 2e-3
 EVENTS_PER_STEP = 3200
 # So many steps bring what is left within some hundredths of the whole; later ones gain little.
 STEPS = 300
-# These stay: what is shared with the whole network, and what its scores are made of.
-KEPT = ("item.weight", "popularity", "text.weight")
 
 
 @dataclass(frozen=True)
@@ -48,10 +46,10 @@ def recover(left: Network, whole: Network, histories: Histories, seed: int) -> R
     device = whole.popularity.device
     whole.eval()
     left.eval()  # dropout would be noise here: the target is exact
+    # Both read the same item vectors, which are given and not learned: they get no gradient, and stay.
     table = whole.table().detach()
     scores_by = _scores_by(table)
-    moving = [p.requires_grad_(name not in KEPT) for name, p in left.named_parameters()]
-    optimiser = torch.optim.AdamW([p for p in moving if p.requires_grad], weight_decay=0.0)
+    optimiser = torch.optim.AdamW(left.parameters(), weight_decay=0.0)
     rate = Rate(RATE, 0, STEPS)
     said = torch.zeros(2, device=device)
     with progress("recover", STEPS) as advance:
@@ -71,8 +69,6 @@ def recover(left: Network, whole: Network, histories: Histories, seed: int) -> R
             advance(1)
             if step + 1 == STEPS:
                 break
-    for parameter in left.parameters():
-        parameter.requires_grad_(True)
     missed = float(said[0] / said[1])
     seconds = time.monotonic() - began
     say(f"recovered in {seconds:.0f} s, {STEPS} steps: {missed:.1%} of the whole network's scores is missed")

@@ -143,4 +143,3 @@ def test_what_is_left_learns_to_say_what_the_whole_one_said(shop: Histories, mon
     assert 0 < found.missed < 0.3
     assert found.steps == 150
     assert torch.equal(small.item.weight, items)
-    assert all(parameter.requires_grad for parameter in small.parameters())
