@@ -1,5 +1,6 @@
 """The graph that is laid by hand answers as the network does, in every precision."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +87,14 @@ def test_the_lean_graph_gives_what_the_network_gives(shop: Histories, config: Ne
     assert (index == expected_index.numpy())[listed].mean() > 0.99
 
 
-def test_users_without_events_and_with_full_histories_are_answered_alike(shop: Histories) -> None:
-    network = lively(CONFIGS[0], shop)
-    feed = some_users(shop, 6)
+@pytest.mark.parametrize("history", [3, HISTORY, 70, 200])
+def test_users_without_events_and_with_full_histories_are_answered_alike(shop: Histories, history: int) -> None:
+    network = lively(replace(CONFIGS[0], history=history), shop)
+    feed = some_users(replace(shop, history=history), 6)
     for name in ("item_index", "action", "gap", "age", "counters"):
         feed[name][:2] = 0  # as the job pads a batch
     rng = np.random.default_rng(5)
-    feed["item_index"][4:] = rng.integers(0, ITEMS + 1, (2, HISTORY))  # 0: an event on an unknown item
+    feed["item_index"][4:] = rng.integers(0, ITEMS + 1, (2, history))  # 0: an event on an unknown item
     feed["action"][4:] = 2
     graph = lay(network, 50)[0]
     for part in (feed, rows(feed, slice(0, 2))):
@@ -198,3 +200,11 @@ def test_memory_keeps_the_strongest_neighbours(shop: Histories) -> None:
     dropped = network.strength_VM[:, KEPT_NEIGHBOURS:]
     assert (small.strength_VM.amin(dim=1) >= dropped.amax(dim=1)).all()
     assert network.strength_VM.shape[1] > KEPT_NEIGHBOURS
+    strength = {
+        (of, int(near)): value
+        for of in range(ITEMS + 1)
+        for near, value in zip(network.neighbour_VM[of], network.strength_VM[of].tolist(), strict=True)
+    }
+    for of in range(ITEMS + 1):
+        for near, value in zip(small.neighbour_VM[of].tolist(), small.strength_VM[of].tolist(), strict=True):
+            assert near == 0 or strength[of, near] == value
