@@ -35,8 +35,6 @@ OPSET, IR = 18, 9
 EXTRA = "com.microsoft"  # ONNX Runtime's own operators
 # As good as -inf under a softmax, twice over still a number in half precision.
 FAR = -3e4
-# Slots that ask for others in one go.
-ASKED_AT_ONCE = 64
 LEVELS = 127  # of an int8 weight, on either side of 0
 
 
@@ -239,39 +237,16 @@ class _Lean:
             self.op("Transpose", self.in_slots(part, heads, config.one_head), perm=order)
             for part, order in ((query, [0, 2, 1, 3]), (key, [0, 2, 3, 1]), (value, [0, 2, 1, 3]))
         ]
-        mixed = self._attended(*by_head, self._by_distance(attention))
+        scores = self.op("MatMul", by_head[0], by_head[1])
+        scores = self.op("Add", scores, self._by_distance(attention))
+        scores = self.op("Add", scores, self.op("Unsqueeze", self._pad, self.ints(1)))
+        mixed = self.op("MatMul", self.op("Softmax", scores, axis=-1), by_head[2])
         mixed = self.op("Reshape", self.op("Transpose", mixed, perm=[0, 2, 1, 3]), self.ints(-1, inner))
         if self._packed:
             mixed = self.op("Gather", mixed, self._place)
         attended = self.linear(mixed, attention.output.weight, attention.output.bias)
         x = self.op("Add", x, self.op("Mul", self.op("Sigmoid", gate), attended))
         return self._feed(x, block)
-
-    def _attended(self, query: str, key: str, value: str, bias: str) -> str:
-        """[B, H, T, dh]; key is [B, H, dh, T], bias [H, T, T].
-
-        The newest ASKED_AT_ONCE slots ask first, then those before them, to whom what came after is nothing: long
-        histories take little more than half the work so, and what is worked on stays in the processor's cache.
-        """
-        pad = self.op("Unsqueeze", self._pad, self.ints(1))
-        turns = -(-self._length // ASKED_AT_ONCE)
-        at_once = -(-self._length // turns)
-        parts = []
-        for turn in range(turns):
-            # Counted from the newest slot; beyond the oldest there is nothing, and nothing comes out.
-            begin, end = -at_once * (turn + 1), -at_once * turn or self._length
-            asking, whole = (begin, end), (-self._length, end)
-            scores = self.op("MatMul", self._cut(query, 2, *asking), self._cut(key, 3, *whole))
-            scores = self.op("Add", scores, self._cut(self._cut(bias, 1, *asking), 2, *whole))
-            scores = self.op("Add", scores, self._cut(pad, 3, *whole))
-            parts.append(self.op("MatMul", self.op("Softmax", scores, axis=-1), self._cut(value, 2, *whole)))
-        return parts[0] if turns == 1 else self.op("Concat", *reversed(parts), axis=2)
-
-    def _cut(self, values: str, axis: int, begin: int, end: int) -> str:
-        """The slots from begin to end, which count from the newest one."""
-        if begin <= -self._length and end >= self._length:
-            return values
-        return self.op("Slice", values, self.ints(begin), self.ints(end), self.ints(axis))
 
     def _by_distance(self, attention: Attention) -> str:
         """[H, T, T]: the bias of every distance, FAR for what is yet to come. Known when the graph is opened."""

@@ -22,7 +22,7 @@ from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories, windows_of_one_pass
 
 # What is left of the heads, and of the feed-forward width.
-HEADS_KEPT, FEED_KEPT = 0.5, 0.25
+HEADS_KEPT, FEED_KEPT = 0.5, 0.5
 # Windows that importance is estimated on, and how many at once.
 ASKED_WINDOWS, ASKED_AT_ONCE = 2048, 64
 

@@ -28,7 +28,7 @@ RATE = 2e-3
 # Events of one step; small steps, since each is right about far more than one next item.
 EVENTS_PER_STEP = 3200
 # So many steps bring what is left within some hundredths of the whole; later ones gain little.
-STEPS = 300
+STEPS = 400
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def test_the_receipts_numbers_are_what_anybody_can_count(
     receipt = put("pruned", "int8")
     # Of 16 · 16 matrices: query, two for key and value, output and two gates; of the feed-forward part 32 units wide.
     one_block = 6 * 16 * 16 + 3 * 32 * 16 + (16 + 32 + 16 + 16 + 64 + 16 + 16) + 4 * 16 + 2 * 50
-    cut = 4 * 16 * 8 + 3 * 8 + 50 + 24 * 3 * 16 + 24 * 2  # one head of two and 24 units of 32
+    cut = 4 * 16 * 8 + 3 * 8 + 50 + 16 * 3 * 16 + 16 * 2  # one head of two and 16 units of 32
     tables = (80 + 1) * 16 + 9 * 16 + 33 * 16 + 27 * 16 + 16 + 2 * 16 + (80 + 1)
     assert receipt["parameters_before"] == tables + 2 * one_block + 33 * 2
     assert receipt["parameters_before"] - receipt["parameters_after"] == 2 * cut + 33
@@ -140,6 +140,7 @@ def test_the_receipts_numbers_are_what_anybody_can_count(
     assert (receipt["learn_steps_before"], receipt["learn_steps_after"]) == (40, 10)
     spent = receipt["learn_steps_after"] * receipt["step_seconds_after"]
     assert receipt["optimisation_ratio"] == pytest.approx(8.0 / spent)
+    assert receipt["optimisation_ratio"] != 1
     for batch in (1, 64, 1024):
         for when in ("before", "after"):
             assert 0 < receipt[f"p50_ms_{batch}_{when}"] <= receipt[f"p99_ms_{batch}_{when}"]
@@ -278,6 +279,9 @@ def test_a_release_is_shrunk_into_a_new_one_beside_it(planned: Plan, full: Full,
     receipt = shrunk.manifest.receipt
     # The checkpoint holds no memory and no popularity of late: they are counted again, to the same graph as before.
     assert receipt["bytes_before"] == pytest.approx((wide / "model.onnx").stat().st_size, rel=0.01)
+    target = full.events.item_index[full.places][:, None]
+    gain = (lists(wide, full) == target) / np.log2(np.arange(10) + 2)
+    assert receipt["ndcg_before"] == pytest.approx(gain.sum(axis=1).mean())
     assert receipt["judged_events"] == len(full.places)
     assert receipt["learn_steps_before"] == 40
     assert shrunk.manifest.metrics["ndcg"] == receipt["ndcg_after"]
