@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 import torch
@@ -14,12 +15,14 @@ from schemas.errors import ConfigError, ContractError, ModelRefused
 from schemas.release import FILES, ModelRelease, digest_of
 from streaming.model_slot import load
 from tests.unit.trainer.conftest import ITEM_IDS
-from tests.unit.trainer.learning import learn
+from tests.unit.trainer.learning import ALONE, learn
 from tests.unit.trainer.shop import chain_clicks
 from tests.unit.trainer.test_shrink_lean import lively
+from trainer import cycle as module
 from trainer import shrink
 from trainer.config import Plan, Settings, plan
 from trainer.export import export, graph_feed, open_graph, run_graph
+from trainer.material import gather
 from trainer.network import Network
 from trainer.parts import write_parts
 from trainer.publish import seal
@@ -252,12 +255,18 @@ def planned(tmp_path: Path) -> Plan:
     settings = Settings(
         trainer={"data": tmp_path / "data", "releases": tmp_path / "releases", "threads": 1, "text_model": ""}
     )
-    clicks = chain_clicks(80, users=90, events=20, seed=8).with_columns(
-        pl.lit(0, pl.Int64).alias("produced_at"), pl.lit(0, pl.Int32).alias("partition")
-    )
-    placed = clicks.with_columns(pl.Series("offset", range(len(clicks)), pl.Int64))
-    write_parts(tmp_path / "data" / "clicks", "00000-000000000000.parquet", placed)
+    store(tmp_path / "data", chain_clicks(80, users=90, events=20, seed=8))
     return plan(settings)
+
+
+def store(data: Path, clicks: pl.DataFrame) -> None:
+    """Clicks as collect leaves them."""
+    placed = clicks.with_columns(
+        pl.lit(0, pl.Int64).alias("produced_at"),
+        pl.lit(0, pl.Int32).alias("partition"),
+        pl.Series("offset", range(len(clicks)), pl.Int64),
+    )
+    write_parts(data / "clicks", "00000-000000000000.parquet", placed)
 
 
 def released(planned: Plan, full: Full, wide: Path, until_ms: int) -> None:
@@ -304,3 +313,34 @@ def test_without_release_checkpoint_or_clicks_it_says_what_is_missing(planned: P
     released(planned, full, wide, int(full.events.event_time.max()) + 1)
     with pytest.raises(ContractError, match="0 from after"):
         shrink_release(planned, None, ("int8",))
+
+
+# ── in a cycle ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_cycle_publishes_the_shrunk_model_or_else_the_full_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    section = {"data": tmp_path / "data", "releases": tmp_path / "releases", "width": 16, "first_passes": 8}
+    settings = Settings(trainer={**section, "threads": 1, "text_model": "", "shrink": "int8", "shrink_loss": 0.9})
+    store(tmp_path / "data", chain_clicks(60, users=250, events=20, seed=5))
+    # What a cycle says to Kafka, the flow tests see; here is no Kafka.
+    for name in ("announce", "mark_seen"):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    if refused:
+        monkeypatch.setattr(shrink, "refusal", lambda *_, **__: "no")
+    planned = plan(settings)
+    material = gather(planned, None)
+    assert material is not None
+    network, fit = module._tune(material, planned, "20260101-000000", ALONE)
+    steps: list[str] = []
+    release = module._finish(settings, planned, material, "20260101-000000", network, fit, steps.append)
+    assert steps == ["shrink", "export", "judge", "publish"]
+    graph = onnx.load(release.folder / "model.onnx")
+    whole = any(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.graph.initializer)
+    assert whole == bool(release.manifest.receipt) == (not refused)
+    assert sorted(path.name for path in release.folder.iterdir()) == sorted([*FILES, "manifest.json"])
+    # Later cycles go on from the full network in any case.
+    stored = torch.load(planned.checkpoint("20260101-000000"), weights_only=True)
+    assert torch.equal(stored["state"]["item.weight"], network.item.weight)
