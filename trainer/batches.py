@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,22 +70,29 @@ def batches(
     share: slice(rank, None, processes). A step with fewer windows than processes is left out.
     """
     steps = [step[share] for step in steps if len(step) >= (share.step or 1)]
-    sizes = np.cumsum([len(step) for step in steps])
-    chunk_of = (sizes // max(1, CHUNK_EVENTS // histories.history)).tolist()
-    chunks = [
-        [step for step, at in zip(steps, chunk_of, strict=True) if at == chunk] for chunk in sorted(set(chunk_of))
-    ]
     with ThreadPoolExecutor(1) as ahead:
-        waiting: tuple[Future[Batch], list[int]] | None = None
-        for chunk in [*chunks, None]:
-            following = (
-                (ahead.submit(_load, histories, windows, np.concatenate(chunk)), list(map(len, chunk)))
-                if chunk
-                else None
-            )
-            if waiting is not None:
-                yield from _split(_to(waiting[0].result(), device), waiting[1])
-            waiting = following
+        loading: deque[tuple[Future[Batch], list[int]]] = deque()
+        for chunk in _chunks(steps, CHUNK_EVENTS // histories.history):
+            loading.append((ahead.submit(_load, histories, windows, np.concatenate(chunk)), list(map(len, chunk))))
+            if len(loading) > 1:
+                loaded, sizes = loading.popleft()
+                yield from _split(_to(loaded.result(), device), sizes)
+        for loaded, sizes in loading:
+            yield from _split(_to(loaded.result(), device), sizes)
+
+
+def _chunks(steps: list[Ints], enough: int) -> Iterator[list[Ints]]:
+    """The steps in their order, in groups that end as soon as they hold enough windows."""
+    chunk: list[Ints] = []
+    held = 0
+    for step in steps:
+        chunk.append(step)
+        held += len(step)
+        if held >= enough:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
 
 
 def _load(histories: Histories, windows: Windows, chosen: Ints) -> Batch:

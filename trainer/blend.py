@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.fit import TOP, Check, score_network
+from trainer.fit import EVALUATED_AT_ONCE, Check, gains, hide_own, score_network
 from trainer.network import Network
 from trainer.sequences import evenly
 
@@ -35,14 +35,10 @@ def fit_blend(network: Network, check: Check) -> None:
     network.eval()
     with torch.no_grad():
         table = network.table()
-        parts = [
-            score_network(network, table, histories, places[at : at + 256] - 1) for at in range(0, len(places), 256)
-        ]
-        own = torch.cat(parts)
+        at_once = [places[at : at + EVALUATED_AT_ONCE] for at in range(0, len(places), EVALUATED_AT_ONCE)]
+        own = torch.cat([score_network(network, table, histories, at - 1) for at in at_once])
         item_index = torch.from_numpy(histories.seen(places - 1)).to(device)
-        own[:, 0] = float("-inf")
-        if not histories.repeats:
-            own.scatter_(1, item_index, float("-inf"))
+        hide_own(own, histories, item_index)
         remembered = network.memories(item_index)
     target = torch.from_numpy(histories.item_index[places]).to(device)
     weight = network.blend.detach().clone().requires_grad_()
@@ -67,13 +63,7 @@ def fit_blend(network: Network, check: Check) -> None:
         scores = own + network.recent_VR @ fitted[:recent]
         for part, feature in enumerate(remembered):
             scores = scores + scale * fitted[recent + part] * feature
-        return float(gains(scores, target).mean())
+        return float(gains((scores > scores.gather(1, target[:, None])).sum(dim=1)).mean())
 
     fitted[recent:] *= max(SCALES, key=gain)
     network.blend.copy_(fitted)
-
-
-def gains(scores: Tensor, target: Tensor) -> Tensor:
-    """What each row of scores [B, V+1] brings to NDCG, [B], for its target int64[B]."""
-    rank = (scores > scores.gather(1, target[:, None])).sum(dim=1)
-    return (rank < TOP) / torch.log2(rank + 2.0)

@@ -16,10 +16,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.features import Vocabulary
-from trainer.config import Plan
+from trainer.config import DAY_MS, Plan
 from trainer.sequences import index_order
-
-DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True)

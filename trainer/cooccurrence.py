@@ -11,10 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.sequences import Histories
+from trainer.sequences import Histories, near_pairs
 
-# Events between two items that still count as together: about half an order of a busy customer.
-NEAR = 10
 # Pairs seen n times are trusted n / (n + DISCOUNT): rare pairs have high information by chance.
 DISCOUNT = 5.0
 # Part of the usual random start that stays, so that items without any pair differ from each other.
@@ -43,10 +41,7 @@ def item_vectors(histories: Histories, items: int, width: int, seed: int) -> Ten
 def _information(histories: Histories, items: int) -> Tensor | None:
     """Sparse symmetric [V+1, V+1]; None when no two items ever stand together."""
     pairs = []
-    for apart in range(1, NEAR + 1):
-        same_user = histories.first[apart:] == histories.first[:-apart]
-        newer = histories.item_index[apart:][same_user]
-        older = histories.item_index[:-apart][same_user]
+    for _, older, newer in near_pairs(histories, histories.item_index):
         use = (newer > 0) & (older > 0) & (newer != older)
         low = np.minimum(newer, older)[use]
         high = np.maximum(newer, older)[use]

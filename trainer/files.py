@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import ConfigError
+from schemas.release import ITEMS
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:
@@ -19,6 +20,11 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
     write(temporary)
     sync(temporary)
     temporary.replace(target)
+
+
+def item_ids_in(folder: Path) -> list[str]:
+    """Item ids of a release folder in index order: the first has index 1."""
+    return (folder / ITEMS).read_text(encoding="utf-8").split("\n")[:-1]
 
 
 def sync(path: Path) -> None:

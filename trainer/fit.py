@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.batches import batches, steps_of_one_pass
+from trainer.config import TOP
 from trainer.network import Network, tensors
 from trainer.objective import Objective
 from trainer.processes import Processes
@@ -34,7 +35,6 @@ LAST_SHARE = 0.05
 GRADIENT_LIMIT = 1.0
 # Histories scored at once while evaluating: bounds the score matrix (this × items × 4 bytes).
 EVALUATED_AT_ONCE = 256
-TOP = 10
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Check:
 
     histories: Histories
     places: Ints
+
+    @property
+    def begins_ms(self) -> int:
+        """When the first of its events happened."""
+        return int(self.histories.event_time[self.places].min())
 
 
 @dataclass(frozen=True)
@@ -200,15 +205,24 @@ def checked(network: Network, check: Check) -> Checked:
         scores = score_all(network, table, histories, at - 1)
         loss += float(torch.nn.functional.cross_entropy(scores, target, reduction="sum"))
         own = scores.gather(1, target[:, None])
-        scores[:, 0] = float("-inf")
-        if not histories.repeats:
-            scores.scatter_(1, torch.from_numpy(histories.seen(at - 1)).to(table.device), float("-inf"))
+        hide_own(scores, histories, torch.from_numpy(histories.seen(at - 1)).to(table.device))
         rank = (scores > own).sum(dim=1)
-        hits = rank < TOP
-        hit += float(hits.sum())
-        ndcg += float((hits / torch.log2(rank + 2.0)).sum())
+        hit += float((rank < TOP).sum())
+        ndcg += float(gains(rank).sum())
     count = max(len(places), 1)
     return Checked(loss / count, ndcg / count, hit / count)
+
+
+def hide_own(scores: Tensor, histories: Histories, seen: Tensor) -> None:
+    """Mask in scores [B, V+1] what is not listed: index 0, and what the user had, int64[B, L], unless it may repeat."""
+    scores[:, 0] = float("-inf")
+    if not histories.repeats:
+        scores.scatter_(1, seen, float("-inf"))
+
+
+def gains(rank: Tensor) -> Tensor:
+    """What each rank, from 0, brings to NDCG."""
+    return (rank < TOP) / torch.log2(rank + 2.0)
 
 
 @torch.no_grad()

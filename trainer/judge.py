@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
 from schemas.features import Inputs
-from schemas.release import FILES, ITEMS
-from trainer.config import TOP, Gate
+from schemas.release import FILES
+from trainer.config import DAY_MS, MIB, POPULARITY_DAYS, TOP, Gate
 from trainer.export import graph_feed, open_graph, run_graph
+from trainer.files import item_ids_in
 from trainer.latency import latency
 from trainer.progress import say
 from trainer.sequences import Histories, Ints, evenly, next_items
@@ -36,16 +37,12 @@ from trainer.sequences import Histories, Ints, evenly, next_items
 JUDGED_MOST = 10_000
 # Histories given to the graph at once.
 JUDGED_AT_ONCE = 256
-# Popularity is counted over these last days before the held-back events; the best one competes.
-POPULARITY_DAYS = (1, 3, 7, 14, 30, 90, 365)
-DAY_MS = 24 * 3600 * 1000
 # Two models are told apart only beyond chance: so many standard errors of the paired difference.
 MARGIN_ERRORS = 2.0
 # Users of one batch whose latency counts: a usual micro-batch of the job.
 LATENCY_BATCH = 64
 # A machine that was busy for a moment is not the model's fault: it is measured so often before it is refused.
 LATENCY_TRIES = 3
-MIB = 2**20
 STAYS = "the served model stays; "
 
 Floats = NDArray[np.float64]
@@ -79,7 +76,7 @@ class Contender:
 
     def item_ids(self) -> list[str]:
         """Item ids in index order: the first has index 1."""
-        return (self.folder / ITEMS).read_text(encoding="utf-8").split("\n")[:-1]
+        return item_ids_in(self.folder)
 
 
 @dataclass

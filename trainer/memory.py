@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.sequences import NOT_TARGETS, Histories, Ints
+from trainer.sequences import NOT_TARGETS, Histories, Ints, added_up, near_pairs
 
-# Events between two items that still count as near, and what the item before counts to one that came after it.
-NEAR, BACKWARDS = 10, 0.5
+# What an item that came before counts to the one after it; the other way round it is 1.
+BACKWARDS = 0.5
 # Neighbours of an item that are kept: more are rarely among the first places of a list.
 MOST_NEIGHBOURS = 24
 
@@ -51,14 +51,9 @@ def _pairs(histories: Histories, items: int) -> tuple[Ints, NDArray[np.float64]]
     """Pairs from item × (V + 1) + near item, rising, and their weighted counts."""
     item = np.where(np.isin(histories.action, NOT_TARGETS), 0, histories.item_index)
     keys, weights = [], []
-    for apart in range(1, NEAR + 1):
-        same_user = histories.first[apart:] == histories.first[:-apart]
-        newer, older = item[apart:][same_user], item[:-apart][same_user]
+    for apart, older, newer in near_pairs(histories, item):
         use = (newer > 0) & (older > 0) & (newer != older)
-        newer, older = newer[use], older[use]
         for of, near, worth in ((older, newer, 1.0), (newer, older, BACKWARDS)):
-            keys.append(of * (items + 1) + near)
-            weights.append(np.full(len(of), worth / apart))
-    pair, which = np.unique(np.concatenate(keys), return_inverse=True)
-    count = np.bincount(which, weights=np.concatenate(weights), minlength=len(pair))
-    return pair, count.astype(np.float64)
+            keys.append((of * (items + 1) + near)[use])
+            weights.append(np.full(len(keys[-1]), worth / apart))
+    return added_up(keys, weights)

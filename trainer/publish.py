@@ -39,7 +39,7 @@ from schemas.release import (
 )
 from trainer.broker import reader, send
 from trainer.config import Settings
-from trainer.files import sync
+from trainer.files import item_ids_in, sync
 from trainer.progress import say
 
 _BUILDING = ".building-"
@@ -60,7 +60,7 @@ class Release:
 
     def item_ids(self) -> list[str]:
         """Item ids in index order: the first has index 1."""
-        return (self.folder / ITEMS).read_text(encoding="utf-8").split("\n")[:-1]
+        return item_ids_in(self.folder)
 
 
 def new_version(releases: Path) -> str:

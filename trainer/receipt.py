@@ -27,7 +27,7 @@ from rich.table import Table
 
 from schemas.errors import ModelRefused
 from schemas.release import MODEL
-from trainer.config import TOP
+from trainer.config import MIB, TOP
 from trainer.export import graph_feed, open_graph, run_graph
 from trainer.latency import latency
 from trainer.network import Network
@@ -39,7 +39,6 @@ BATCHES = (1, 64, 1024)
 FORESEEN_MOST, AT_ONCE = 10_000, 256
 # What a batch is slower by chance on a machine that does other things, too.
 CHANCE = 1.1
-MIB = 2**20
 
 _SESSION = """
 import sys, numpy, onnxruntime
@@ -75,12 +74,12 @@ def receipt_of(before: Side, after: Side, events: Histories, places: Ints, threa
     lists: list[Ints] = []
     for when, side in (("before", before), ("after", after)):
         graph = open_graph(side.folder, threads)
-        lists.append(_first_places(graph, events, places, side.network.config.items))
+        lists.append(first_places(graph, events, places, side.network.config.items))
         found |= {
             f"parameters_{when}": float(parameters(side.network)),
             f"bytes_{when}": float((side.folder / MODEL).stat().st_size),
             f"session_bytes_{when}": session_bytes(side.folder),
-            f"ndcg_{when}": _ndcg(lists[-1], events.item_index[places]),
+            f"ndcg_{when}": ndcg_of(lists[-1], events.item_index[places]),
             f"learn_steps_{when}": side.steps,
             f"step_seconds_{when}": side.seconds / max(side.steps, 1.0),
         } | _latencies(graph, events, places, when)
@@ -166,7 +165,7 @@ def _latencies(graph: onnxruntime.InferenceSession, events: Histories, places: I
     return found
 
 
-def _first_places(graph: onnxruntime.InferenceSession, events: Histories, places: Ints, items: int) -> Ints:
+def first_places(graph: onnxruntime.InferenceSession, events: Histories, places: Ints, items: int) -> Ints:
     """The first TOP items int64[E, TOP] before each event, 0 where the list has ended."""
     available = np.ones(items + 1, np.bool_)
     parts = []
@@ -176,6 +175,7 @@ def _first_places(graph: onnxruntime.InferenceSession, events: Histories, places
     return np.concatenate(parts)
 
 
-def _ndcg(lists: Ints, target: Ints) -> float:
+def ndcg_of(lists: Ints, target: Ints) -> float:
+    """NDCG of lists int64[E, K] with one true item each, int64[E]."""
     gain: NDArray[np.float64] = (lists == target[:, None]) / np.log2(np.arange(lists.shape[1]) + 2.0)
     return float(gain.sum(axis=1).mean())

@@ -8,7 +8,7 @@ Shape suffixes: N events, U users, W windows, L = events of history.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
+# Events between two items that still count as together: about half an order of a busy customer.
+NEAR = 10
 # What a user did not choose, or did not like, is context for the model but nothing to predict.
 NOT_TARGETS = tuple(ACTIONS.index(action) for action in ("DISLIKE", "IMPRESSION"))
 
@@ -289,6 +291,22 @@ def from_sorted(
         history=history,
         repeats=repeats,
     )
+
+
+def near_pairs(histories: Histories, item: Ints) -> Iterator[tuple[int, Ints, Ints]]:
+    """Items of one user that stand 1 … NEAR events apart: (events apart, the older ones, the newer ones).
+
+    item: int64[N], item indices of the histories' events.
+    """
+    for apart in range(1, NEAR + 1):
+        same_user = histories.first[apart:] == histories.first[:-apart]
+        yield apart, item[:-apart][same_user], item[apart:][same_user]
+
+
+def added_up(keys: Sequence[Ints], weights: Sequence[NDArray[np.float64]]) -> tuple[Ints, NDArray[np.float64]]:
+    """The different keys, rising, and the sum of the weights of each."""
+    key, which = np.unique(np.concatenate(keys), return_inverse=True)
+    return key, np.bincount(which, weights=np.concatenate(weights), minlength=len(key)).astype(np.float64)
 
 
 def index_order(served: Sequence[str], catalogue: Iterable[str], clicked: Iterable[str]) -> list[str]:

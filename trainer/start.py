@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.config import DAY_MS
 from trainer.cooccurrence import item_vectors
 from trainer.files import write_whole
 from trainer.memory import memory_of
@@ -22,7 +23,6 @@ from trainer.sequences import Histories
 NEW_ITEM_SPREAD = 0.02
 # Popularity "of late" is counted over these spans, in days; one a column of Network.recent_VR.
 RECENT_DAYS = (1.0, 7.0, 30.0)
-DAY_MS = 24 * 3600 * 1000
 
 
 def start_network(

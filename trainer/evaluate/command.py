@@ -16,8 +16,8 @@ from rich.console import Console
 from schemas.errors import ConfigError
 from trainer.config import PACKAGED, heads_of, recipe
 from trainer.evaluate.arms import Arm, Contestant
-from trainer.evaluate.datasets import load
-from trainer.evaluate.events import Events, read_events
+from trainer.evaluate.datasets import EVENTS_FORMAT, read
+from trainer.evaluate.events import Events
 from trainer.evaluate.harness import compete
 from trainer.evaluate.neighbours import Neighbours
 from trainer.evaluate.network_arm import NETWORKS, NetworkArm, Training
@@ -32,7 +32,6 @@ from trainer.text import text_vectors
 PROTOCOLS = ("leave-one-out", "successive", "prequential")
 BASELINES = ("popularity", "last-item", "vmis-knn")
 REPEATS = ("skip", "keep")
-EVENTS_FORMAT = "events"
 # Options that only network arms follow.
 FITTED = ("width", "blocks", "dropout", "passes", "later_passes", "text_model")
 OUT, TEXTS = Path(".freshrec/evaluate"), Path(".freshrec/texts")
@@ -72,12 +71,7 @@ class Options:
 def evaluate(options: Options) -> Report:
     """Evaluate, print the table, write JSON and plot. Raises ConfigError, ContractError and what arms raise."""
     period_ms = _checked(options)
-    if options.format == EVENTS_FORMAT:
-        events = read_events(options.source, options.items, options.time_column)
-    else:
-        events = load(options.source, options.format)
-    if options.limit_users is not None:
-        events = events.of_some_users(options.limit_users)
+    events = read(options.source, options.format, options.items, options.time_column, options.limit_users)
     histories = events.histories(options.history, options.repeats == "keep")
     data = _described(events, histories)
     say(f"{data['name']}: {data['events']:,} events of {data['users']:,} users on {data['items']:,} items")

@@ -14,9 +14,24 @@ import polars as pl
 
 from schemas.click import ACTIONS
 from schemas.errors import ConfigError, ContractError
-from trainer.evaluate.events import Events, events_of
+from trainer.evaluate.events import Events, events_of, read_events
+
+# What the format of a plain file of events is called.
+EVENTS_FORMAT = "events"
 
 Loader = Callable[[Path], Events]
+
+
+def read(
+    source: Path,
+    form: str,
+    items: Path | None = None,
+    time_column: str | None = None,
+    limit_users: int | None = None,
+) -> Events:
+    """The events of a file, or of a named data set's folder. Raises ConfigError, ContractError."""
+    events = read_events(source, items, time_column) if form == EVENTS_FORMAT else load(source, form)
+    return events if limit_users is None else events.of_some_users(limit_users)
 
 
 def load(folder: Path, name: str) -> Events:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ConfigError
+from trainer.config import TOP
 from trainer.evaluate.arms import Arm, Contestant
-from trainer.evaluate.metrics import TOP, Figures, figures, ranks_and_lists
+from trainer.evaluate.metrics import Figures, figures, ranks_and_lists
 from trainer.evaluate.protocols import Step
 from trainer.progress import progress
 from trainer.sequences import Ints, evenly

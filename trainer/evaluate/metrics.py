@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
+from trainer.config import TOP
 from trainer.sequences import Ints
 
-TOP = 10
 FAR = 20
 METRICS = (f"ndcg@{TOP}", f"hr@{TOP}", f"mrr@{FAR}", f"recall@{FAR}", f"coverage@{TOP}")
 Figures = dict[str, float]

@@ -80,7 +80,7 @@ class NetworkArm:
         recipe = self._training.later if going_on else self._recipe()
         settle_from = None
         if check is not None and self._training.timed and self.name != "sasrec":
-            settle_from = int(check.histories.event_time[check.places].min())
+            settle_from = check.begins_ms
         course = Course(
             known=known,
             check=check,

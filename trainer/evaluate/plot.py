@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.evaluate.metrics import TOP
+from trainer.config import TOP
 from trainer.files import write_whole
 
 if TYPE_CHECKING:

@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config import DAY_MS, POPULARITY_DAYS
 from trainer.fit import Check
-from trainer.sequences import NOT_TARGETS, Histories, Ints
+from trainer.sequences import NEAR, NOT_TARGETS, Histories, Ints, added_up, near_pairs
 
 if TYPE_CHECKING:
     from trainer.evaluate.events import Clock
 
-DAYS = (1, 3, 7, 14, 30, 90, 365)
-DAY_MS = 24 * 3600 * 1000
 # Where time is only an order, windows hold so many of the newest events.
 NEWEST_EVENTS = (1_000, 10_000, 100_000)
-# Events between two items that still count as one following the other.
-NEAR = 10
 # Popularity decides between items that follow alike: sums of 1 / distance differ by 1 / 2520 or more.
 TIE_BREAK = np.float32(1e-4)
 _NOTHING = np.zeros(0, np.int64)
@@ -52,7 +49,7 @@ def windows_for(clock: Clock, live: bool) -> list[Window]:
     """The windows worth trying. live: whether counting up to each event is fair, as it is where time is cut once."""
     windows = [Window()]
     if clock in ("time", "period"):
-        windows += [Window(span_ms=days * DAY_MS) for days in DAYS]
+        windows += [Window(span_ms=days * DAY_MS) for days in POPULARITY_DAYS]
     if clock == "order":
         windows += [Window(events=events) for events in NEWEST_EVENTS]
     if live and clock != "place":
@@ -138,12 +135,10 @@ class LastItem:
         """Count the pairs of what is known, check events included."""
         learned = chosen_alone(known if check is None else check.histories)
         pairs, weights = [], []
-        for apart in range(1, NEAR + 1):
-            same = learned.first[apart:] == learned.first[:-apart]
-            pairs.append((learned.item_index[:-apart] * (self._items + 1) + learned.item_index[apart:])[same])
-            weights.append(np.full(len(pairs[-1]), 1.0 / apart))
-        pair, where = np.unique(np.concatenate(pairs), return_inverse=True)
-        weight = np.bincount(where, np.concatenate(weights), len(pair))
+        for apart, older, newer in near_pairs(learned, learned.item_index):
+            pairs.append(older * (self._items + 1) + newer)
+            weights.append(np.full(len(older), 1.0 / apart))
+        pair, weight = added_up(pairs, weights)
         self._following = pair % (self._items + 1)
         self._weight = weight.astype(np.float32)
         self._begin = np.searchsorted(pair // (self._items + 1), np.arange(self._items + 2))

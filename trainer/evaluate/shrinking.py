@@ -20,6 +20,7 @@ from torch import Tensor
 
 from trainer.config import heads_of, recipe
 from trainer.evaluate.protocols import Step, successive
+from trainer.evaluate.report import cpu_model
 from trainer.export import export
 from trainer.processes import Processes
 from trainer.progress import say
@@ -51,13 +52,9 @@ class Trial:
 
 def shrink_on(trial: Trial, each: Mapping[str, Sequence[str]]) -> tuple[dict[str, dict[str, float]], str]:
     """Receipts by the name of the ways, and a title. Raises ConfigError, ContractError and what a fit raises."""
-    from trainer.evaluate.datasets import load
-    from trainer.evaluate.events import read_events
+    from trainer.evaluate.datasets import read
 
-    by_file = trial.format == "events"
-    events = read_events(trial.source) if by_file else load(trial.source, trial.format)
-    if trial.limit_users is not None:
-        events = events.of_some_users(trial.limit_users)
+    events = read(trial.source, trial.format, limit_users=trial.limit_users)
     config = NetworkConfig(
         events.vocabulary.size, trial.width, trial.blocks, heads_of(trial.width), history=trial.history
     )  # fmt: skip
@@ -77,7 +74,7 @@ def fitted(config: NetworkConfig, step: Step, how: Recipe, text: Tensor | None =
     if text is not None:
         network.set_text(text)
     check = step.check
-    since = None if check is None else int(check.histories.event_time[check.places].min())
+    since = None if check is None else check.begins_ms
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     live = torch.ones(config.items + 1, dtype=torch.bool)
     fit = tune(network, Course(step.known, check, None, since), how, live, SEED, Processes(0, 1, device))
@@ -113,7 +110,7 @@ def write_receipts(out: Path, receipts: Mapping[str, Mapping[str, float]], about
     """Write receipt.json: what was asked for, on which machine and when, and every receipt."""
     content = {
         "about": {**about, "threads": THREADS, "seed": SEED},
-        "machine": _processor(),
+        "machine": f"{cpu_model()}, {platform.python_implementation()} {platform.python_version()}",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "receipts": receipts,
     }
@@ -125,10 +122,3 @@ def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _processor() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {platform.python_implementation()} {platform.python_version()}"

@@ -24,31 +24,26 @@ import torch
 
 from schemas.errors import ConfigError
 from schemas.release import MODEL
-from tests.bench.gpu.quality import DATA
-from trainer.config import TOP, heads_of, recipe
+from tests.bench.gpu.quality import DATA, stored
+from trainer.config import heads_of, recipe
 from trainer.evaluate.protocols import successive
 from trainer.evaluate.shrinking import fitted
 from trainer.export import export, graph_feed
 from trainer.latency import latency
 from trainer.lean import lay
-from trainer.receipt import BATCHES, overlap
+from trainer.receipt import BATCHES, first_places, ndcg_of, overlap
 from trainer.recipe import NetworkConfig
-from trainer.sequences import Histories, Ints, evenly, from_sorted
+from trainer.sequences import Ints, evenly
 from trainer.shrink import Full
 
 CUDA = "CUDAExecutionProvider"
 WIDTH, BLOCKS, PASSES = 128, 2, 20
-FORESEEN, AT_ONCE, TOP_K = 20_000, 256, 50
+FORESEEN, TOP_K = 20_000, 50
 
 
 def model_of(folder: Path, name: str) -> Full:
     """A model fitted on all but the last tenth of a data set."""
-    with np.load(folder / f"{name}.npz") as stored:
-        data: dict[str, Any] = dict(stored)
-    histories = from_sorted(
-        data["owner"], data["item_index"].astype(np.int64), data["action"], data["event_time"],
-        history=DATA[name].history,
-    )  # fmt: skip
+    data, histories = stored(folder, name)
     config = NetworkConfig(int(data["items"]), WIDTH, BLOCKS, heads_of(WIDTH), history=histories.history)
     [step] = successive(histories, 0.9)
     return fitted(config, step, recipe(PASSES, True, True, histories.history))
@@ -76,16 +71,6 @@ def opened(file: Path) -> onnxruntime.InferenceSession:
     return graph
 
 
-def lists_of(graph: onnxruntime.InferenceSession, events: Histories, places: Ints) -> Ints:
-    """The first TOP items [E, TOP] before each event."""
-    available = np.ones(graph.get_inputs()[-1].shape[0], np.bool_)
-    parts = []
-    for at in range(0, len(places), AT_ONCE):
-        index, score = graph.run(None, graph_feed(events, places[at : at + AT_ONCE] - 1, available))
-        parts.append(np.where(np.isfinite(score), index, 0)[:, :TOP])
-    return np.concatenate(parts)
-
-
 def measured(full: Full, files: dict[str, Path]) -> dict[str, dict[str, float]]:
     """By graph: ndcg, overlap with full precision, bytes, and ms of batches."""
     places = evenly(full.places, FORESEEN)
@@ -94,11 +79,10 @@ def measured(full: Full, files: dict[str, Path]) -> dict[str, dict[str, float]]:
     reference: Ints | None = None
     for name, file in files.items():
         graph = opened(file)
-        lists = lists_of(graph, full.events, places)
+        lists = first_places(graph, full.events, places, full.network.config.items)
         reference = lists if reference is None else reference
-        gain = (lists == target[:, None]) / np.log2(np.arange(TOP) + 2.0)
         row = {
-            "ndcg": float(gain.sum(axis=1).mean()),
+            "ndcg": ndcg_of(lists, target),
             "top10_overlap": overlap(reference, lists),
             "bytes": float(file.stat().st_size),
         }

@@ -127,17 +127,23 @@ def run(folder: Path, out: Path, names: Sequence[str]) -> None:
         time.sleep(0.5)
 
 
+def stored(folder: Path, name: str) -> tuple[dict[str, Any], Histories]:
+    """What `prepare` wrote of a data set, and its histories."""
+    with np.load(folder / f"{name}.npz") as file:
+        data = dict(file)
+    histories = from_sorted(
+        data["owner"], data["item_index"].astype(np.int64), data["action"], data["event_time"],
+        history=DATA[name].history,
+    )  # fmt: skip
+    return data, histories
+
+
 def one(folder: Path, out: Path, name: str) -> None:
     """Run one job in this process."""
     job = JOBS[name]
-    with np.load(folder / f"{job.data}.npz") as stored:
-        data = dict(stored)
+    data, histories = stored(folder, job.data)
     items, text = int(data["items"]), torch.from_numpy(data["text"].astype(np.float32))
     clock: Any = str(data["clock"])
-    histories = from_sorted(
-        data["owner"], data["item_index"].astype(np.int64), data["action"], data["event_time"],
-        history=DATA[job.data].history,
-    )  # fmt: skip
     sizes = NetworkConfig(
         items, job.width, job.blocks, heads_of(job.width), dropout=job.dropout, history=histories.history,
         text=text.shape[1],

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from tests.unit.trainer.shop import START_MS, clicks_of
-from trainer.catalogue import DAY_MS, catalogue_of
+from trainer.catalogue import catalogue_of
 from trainer.collect import ITEM_COLUMNS
-from trainer.config import Plan, Settings, plan
+from trainer.config import DAY_MS, Plan, Settings, plan
 from trainer.parts import CLICK_COLUMNS
 
 NOW = START_MS + 400 * DAY_MS

@@ -11,10 +11,9 @@ from schemas.release import ITEMS
 from tests.unit.trainer.conftest import ITEM_IDS, UNTIL_MS
 from tests.unit.trainer.shop import START_MS, clicks_of
 from trainer import judge as module
-from trainer.config import Gate
+from trainer.config import DAY_MS, Gate
 from trainer.export import graph_feed, open_graph, run_graph
 from trainer.judge import (
-    DAY_MS,
     Contender,
     Judged,
     foreseen_by_graph,

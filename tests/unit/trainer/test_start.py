@@ -10,11 +10,12 @@ from schemas.features import Vocabulary
 from tests.unit.trainer.learning import item_ids
 from tests.unit.trainer.shop import START_MS, clicks_of
 from tests.unit.trainer.test_network import history, newest
+from trainer.config import DAY_MS
 from trainer.cooccurrence import item_vectors
 from trainer.network import Network, log_share
 from trainer.recipe import NetworkConfig
 from trainer.sequences import histories
-from trainer.start import DAY_MS, grown_network, recent_popularity, save_checkpoint, start_network
+from trainer.start import grown_network, recent_popularity, save_checkpoint, start_network
 
 THEN = item_ids(20)
 

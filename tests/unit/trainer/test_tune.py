@@ -9,11 +9,12 @@ import torch
 from schemas.features import Vocabulary
 from tests.unit.trainer.learning import ITEMS, chain, cut_of, hit_rate, item_ids, learn, small_network
 from tests.unit.trainer.shop import START_MS, clicks_of
+from trainer.config import DAY_MS
 from trainer.fit import Check
 from trainer.judge import foreseen_by_popularity
 from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories, histories, next_items, windows_of_one_pass
-from trainer.start import DAY_MS, first_network, recent_popularity
+from trainer.start import first_network, recent_popularity
 from trainer.tune import OLDER_SPANS, Course, course_of_cycle, windows_with_older
 
 # tensorboard and torch bring warnings about themselves.

@@ -6,10 +6,11 @@ import pytest
 
 from schemas.features import Vocabulary
 from tests.unit.trainer.shop import START_MS, chain_clicks, clicks_of
+from trainer.config import DAY_MS
 from trainer.evaluate.arms import Arm, Contestant
 from trainer.evaluate.harness import compete
 from trainer.evaluate.neighbours import Neighbours, Parameters, choices
-from trainer.evaluate.popularity import DAY_MS, LastItem, Popularity, Window, recent_items, windows_for
+from trainer.evaluate.popularity import LastItem, Popularity, Window, recent_items, windows_for
 from trainer.evaluate.protocols import Step, leave_one_out, period_moments, prequential, successive
 from trainer.sequences import Histories, histories
 
