@@ -29,6 +29,8 @@ EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 12_800
 FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
 # Later cycles correct a good model: at the full rate they would unlearn it.
 LATER_RATE = 1e-3
+# Steps of a pass over new events and as many older ones: more of them bring nothing that lasts.
+FIRST_STEPS, LATER_STEPS = 100, 50
 # Share of the averaged weights that one step leaves: they are the mean of about the last 500 or 1000 steps.
 AVERAGE_CPU, AVERAGE_GPU = 0.998, 0.999
 # A first fit on a GPU is cheap: it may try on for so many passes after its best one.
@@ -183,6 +185,7 @@ def recipe(passes: int, first: bool, on_gpu: bool, history: int) -> Recipe:
         passes=passes,
         rate=first_rate if first else LATER_RATE,
         per_step=max(1, events // history),
+        steps=FIRST_STEPS if first else LATER_STEPS,
         patience=PATIENCE_GPU if on_gpu and first else PATIENCE_CPU,
         average=AVERAGE_GPU if on_gpu else AVERAGE_CPU,
         id_dropout=ID_DROPOUT,

@@ -27,8 +27,8 @@ from trainer.progress import Advance, progress
 from trainer.recipe import Recipe
 from trainer.sequences import Histories, Ints, Windows
 
-# See Recipe.per_step: where large steps cost no more than small ones, they still must not be few.
-STEPS_PER_PASS, LEAST_EVENTS = 100, 200
+# See Recipe.steps: no step is smaller than this many events.
+LEAST_EVENTS = 200
 WARM_UP_STEPS = 50
 # Share of the rate that is left at the end of a fit.
 LAST_SHARE = 0.05
@@ -98,8 +98,8 @@ class Fit:
         best_state = _state(self._averaged)
         done, counted = 0, 0
         windows = draw()
-        # A pass should have some STEPS_PER_PASS steps, none of them smaller than LEAST_EVENTS.
-        events = max(LEAST_EVENTS, len(histories) // STEPS_PER_PASS)
+        held = np.minimum(windows.newest - histories.first[windows.newest] + 1, histories.history)
+        events = max(LEAST_EVENTS, int(held.sum()) // recipe.steps)
         per_step = max(1, min(recipe.per_step, events // histories.history))
         steps = steps_of_one_pass(histories, windows, per_step, self._rng)
         rate = Rate(recipe.rate, self.step, recipe.passes * len(steps), recipe.constant)
@@ -205,7 +205,6 @@ def checked(network: Network, check: Check) -> Checked:
         scores = score_all(network, table, histories, at - 1)
         loss += float(torch.nn.functional.cross_entropy(scores, target, reduction="sum"))
         own = scores.gather(1, target[:, None])
-        hide_own(scores, histories, torch.from_numpy(histories.seen(at - 1)).to(table.device))
         rank = (scores > own).sum(dim=1)
         hit += float((rank < TOP).sum())
         ndcg += float(gains(rank).sum())
@@ -227,21 +226,21 @@ def gains(rank: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_all(network: Network, table: Tensor, histories: Histories, newest: Ints) -> Tensor:
-    """Scores float32[W, V+1] of all items, on the network's device, after the events at these places."""
+    """Scores float32[W, V+1] of all items, on the network's device, after the events at these places; see hide_own."""
     scores = score_network(network, table, histories, newest)
-    if not network.remembering():
-        return scores
-    return network.remembered(torch.from_numpy(histories.seen(newest)).to(table.device), scores)
+    seen = torch.from_numpy(histories.seen(newest)).to(table.device)
+    hide_own(scores, histories, seen)
+    return network.mixture(scores, seen).log() if network.remembering() else scores
 
 
 @torch.no_grad()
 def score_network(network: Network, table: Tensor, histories: Histories, newest: Ints) -> Tensor:
-    """The same without memory."""
+    """The same without memory and masks."""
     inputs = {name: values.to(table.device) for name, values in tensors(histories.inputs(newest)).items()}
     inputs["age"] = inputs["age"][:, None]
     inputs["counters"] = inputs["counters"][:, None]
     user = network(table, **inputs)[:, 0]
-    return network.scores(user, table).float()
+    return network.served_scores(user, table).float()
 
 
 def _optimiser(network: Network, recipe: Recipe) -> torch.optim.Optimizer:

@@ -35,6 +35,8 @@ OPSET, IR = 18, 9
 EXTRA = "com.microsoft"  # ONNX Runtime's own operators
 # As good as -inf under a softmax, twice over still a number in half precision.
 FAR = -3e4
+# Below every score but -inf.
+NEVER = np.float32(-1e30)
 LEVELS = 127  # of an int8 weight, on either side of 0
 
 
@@ -139,8 +141,8 @@ class _Lean:
         whole, scale = int8_rows(rows.detach())
         return self.op("DequantizeLinear", self.constant(whole), self.constant(scale), axis=0)
 
-    def norm(self, x: str, layer: torch.nn.LayerNorm) -> str:
-        weight, bias = self.floats(layer.weight), self.floats(layer.bias)
+    def norm(self, x: str, layer: torch.nn.LayerNorm, times: Tensor | float = 1.0) -> str:
+        weight, bias = self.floats(layer.weight * times), self.floats(layer.bias * times)
         return self.op("LayerNormalization", x, weight, bias, epsilon=layer.eps)
 
     def slots(self, values: str) -> str:
@@ -170,7 +172,7 @@ class _Lean:
             assert isinstance(last, Block)
             user = self._last_block(x, last)
             counted = self.small(self.number("counters"), network.counters)
-            user = self.norm(self.op("Add", user, counted), network.final_norm)
+            user = self.norm(self.op("Add", user, counted), network.final_norm, network.sharpness)
             self._rank(self._score(user), top_k)
 
     def _find_events(self) -> None:
@@ -319,7 +321,7 @@ class _Lean:
 
     def _score(self, user: str) -> str:
         """[B, V+1]; what cannot be recommended has -inf."""
-        shown = self.network.bias()
+        shown = self.network.served_bias()
         shown[0] = float("-inf")
         bias = self.op("Where", "available", self.floats(shown), self.floats(float("-inf")))
         self.watched.append(user)
@@ -329,11 +331,26 @@ class _Lean:
             columns = self.op("Transpose", self._table, perm=[1, 0])
             score = self._int8_product(user, columns, self._table_scale, bias)
         # From here on scores are compared, and differ by little: half precision would make equals of them.
-        score = self.op("Cast", score, to=TensorProto.FLOAT)
-        return self._remembered(score) if self.network.remembering() else score
+        return self.op("Cast", score, to=TensorProto.FLOAT)
 
-    def _remembered(self, score: str) -> str:
-        """Raised by what the newest items remember; see Network.remembered."""
+    def _rank(self, score: str, top_k: int) -> None:
+        had = self.slots("item_index")
+        nothing = self.op("Expand", self.constant(np.array(-np.inf, np.float32)), self._users_slots)
+        score = self.op("ScatterElements", score, had, nothing, axis=1)
+        self._top_k = top_k
+        if not self.network.remembering():
+            self._nodes.append(
+                helper.make_node("TopK", [score, self.ints(top_k)], [OUTPUT_SCORE, OUTPUT_INDEX], axis=1)
+            )  # fmt: skip
+            return
+        top, index = self.ops("TopK", 2, self._mixture(score), self.ints(top_k), axis=1)
+        zero, nothing = (self.constant(np.array(value, np.float32)) for value in (0.0, -np.inf))
+        logs = self.op("Where", self.op("Greater", top, zero), self.op("Log", top), nothing)
+        self._nodes.append(helper.make_node("Identity", [logs], [OUTPUT_SCORE]))
+        self._nodes.append(helper.make_node("Identity", [index], [OUTPUT_INDEX]))
+
+    def _mixture(self, score: str) -> str:
+        """Probabilities [B, V+1] with what the newest items remember; see Network.mixture."""
         network, length = self.network, self._length
         count = min(NEWEST, length)
         of_newest, of_others = network.blend[-MEMORIES:].tolist()
@@ -342,28 +359,29 @@ class _Lean:
         newest = self.op("Slice", "item_index", self.ints(length - count), self.ints(length), self.ints(1))
         few = np.uint16 if network.config.items < 2**16 else np.int32
         neighbour = self.op("Gather", self.constant(network.neighbour_VM.numpy().astype(few)), newest)
-        strength = self.op("Gather", self._strengths(), newest)
-        stepped = weights[:, None] * self._strength_step
-        strength = self.op("Mul", self.op("Cast", strength, to=TensorProto.FLOAT), self.constant(stepped.numpy()))
-        row = self.ints(0, -1)
-        where = self.op("Reshape", self.op("Cast", neighbour, to=TensorProto.INT64), row)
-        return self.op("ScatterElements", score, where, self.op("Reshape", strength, row), axis=1, reduction="add")
+        where = self.op("Reshape", self.op("Cast", neighbour, to=TensorProto.INT64), self.ints(0, -1))
+        strength = self.op("Mul", self._strengths(newest), self.constant(weights[:, None].numpy()))
+        # What is masked stays so: its score is -inf, and the least that counts is far above.
+        listed = self.op("Greater", self.op("GatherElements", score, where, axis=1), self.constant(np.array(NEVER)))
+        strength = self.op(
+            "Mul", self.op("Reshape", strength, self.ints(0, -1)), self.op("Cast", listed, to=TensorProto.FLOAT)
+        )  # fmt: skip
+        expected = self.op("Softmax", score, axis=1)
+        return self.op("ScatterElements", expected, where, strength, axis=1, reduction="add")
 
-    def _strengths(self) -> str:
-        """Strengths [V+1, M] in steps of `_strength_step`; in an int8 graph they are whole ones, up to 255."""
+    def _strengths(self, item: str) -> str:
+        """How strongly the items' neighbours are remembered: float32[B, P, M].
+
+        In an int8 graph their square roots lie in steps of a 255th: most are small.
+        """
         strength = self.network.strength_VM
         if self._ranges is None:
-            self._strength_step = 1.0
-            return self.floats(strength)
-        self._strength_step = max(float(strength.max()) / 255, float(np.finfo(np.float32).tiny))
-        return self.constant((strength / self._strength_step).round().numpy().astype(np.uint8))
-
-    def _rank(self, score: str, top_k: int) -> None:
-        had = self.slots("item_index")
-        nothing = self.op("Expand", self.constant(np.array(-np.inf, np.float32)), self._users_slots)
-        score = self.op("ScatterElements", score, had, nothing, axis=1)
-        self._nodes.append(helper.make_node("TopK", [score, self.ints(top_k)], [OUTPUT_SCORE, OUTPUT_INDEX], axis=1))
-        self._top_k = top_k
+            return self.op("Cast", self.op("Gather", self.floats(strength), item), to=TensorProto.FLOAT)
+        step = max(float(strength.max().sqrt()) / 255, float(np.finfo(np.float32).tiny) ** 0.5)
+        roots = (strength.sqrt() / step).round().numpy().astype(np.uint8)
+        root = self.op("Cast", self.op("Gather", self.constant(roots), item), to=TensorProto.FLOAT)
+        root = self.op("Mul", root, self.constant(np.array(step, np.float32)))
+        return self.op("Mul", root, root)
 
     def model(self) -> onnx.ModelProto:
         length, items = self._length, self.network.config.items

@@ -144,13 +144,15 @@ class Network(nn.Module):
         self.popularity = nn.Parameter(torch.zeros(config.items + 1))
         nn.init.zeros_(self.counters.weight)
         nn.init.zeros_(self.counters.bias)
-        # Weights of recent popularity, one a window, and of memory: of the newest item, and of those before it. No
-        # parameters of a fit, but of `blend.py`.
+        # Weights of recent popularity, one a window, and of memory: of the newest item, and of those before it; how
+        # sharply the network's own scores tell items apart beside memory. No parameters of a fit, but of `blend.py`.
         self.register_buffer("blend", torch.zeros(config.recent + MEMORIES))
+        self.register_buffer("sharpness", torch.ones(()))
         self.register_buffer("recent_VR", torch.zeros(config.items + 1, config.recent), persistent=False)
         self.register_buffer("neighbour_VM", torch.zeros(config.items + 1, 1, dtype=torch.int64), persistent=False)
         self.register_buffer("strength_VM", torch.zeros(config.items + 1, 1), persistent=False)
         self.blend: Tensor
+        self.sharpness: Tensor
         self.recent_VR: Tensor
         self.neighbour_VM: Tensor
         self.strength_VM: Tensor
@@ -212,42 +214,51 @@ class Network(nn.Module):
         return user
 
     def scores(self, user: Tensor, table: Tensor) -> Tensor:
-        """Scores [..., V+1] of all items for user vectors [..., D], without memory; column 0 means nothing."""
+        """Scores [..., V+1] of all items for user vectors [..., D], to learn by; column 0 means nothing."""
         # F.linear reads the table as it lies; `user @ table.T` would copy it into an ONNX graph.
-        return F.linear(user, table, self.bias())
+        return F.linear(user, table, self.popularity + self.recent())
 
-    def bias(self) -> Tensor:
+    def served_scores(self, user: Tensor, table: Tensor) -> Tensor:
+        """The same as they are served, before memory: as sharp as they proved right (see blend.py)."""
+        return F.linear(self.sharpness * user, table, self.served_bias())
+
+    def served_bias(self) -> Tensor:
         """What every user's score of an item [V+1] holds: its popularity in the long run and of late."""
-        return self.popularity + self.recent_VR @ self.blend[:-MEMORIES]
+        return self.sharpness * self.popularity + self.recent()
+
+    def recent(self) -> Tensor:
+        """What recent popularity adds to the scores [V+1]."""
+        return self.recent_VR @ self.blend[:-MEMORIES]
+
+    def forgetful(self) -> bool:
+        """Whether it was never told what came near what: it was just made, or comes from a checkpoint."""
+        return self.neighbour_VM.shape[1] == 1
 
     def remembering(self) -> bool:
         """Whether memory counts for anything."""
         return bool(self.blend[-MEMORIES:].any())
 
-    def remembered(self, item_index: Tensor, scores: Tensor) -> Tensor:
-        """Scores [B, V+1] raised by what the newest items of the histories int64[B, L] remember."""
-        newest = item_index[:, -NEWEST:].flip(1)
-        neighbour = self.neighbour_VM[newest]
-        strength = self.strength_VM[newest] * self._weights(newest.shape[1])[:, None]
-        return scores.scatter_add(1, neighbour.flatten(1), strength.flatten(1).to(scores.dtype))
+    def mixture(self, scores: Tensor, item_index: Tensor) -> Tensor:
+        """What network and memory together say: [B, V+1], each item's probability next to the others.
 
-    def memories(self, item_index: Tensor) -> list[Tensor]:
-        """What `remembered` adds for a weight of one: of the newest item, and of those before it, [B, V+1] each."""
-        newest = item_index[:, -NEWEST:].flip(1)
-        found = []
-        for part in (slice(0, 1), slice(1, None)):
-            neighbour = self.neighbour_VM[newest[:, part]]
-            strength = self.strength_VM[newest[:, part]] * self._fading(newest.shape[1])[part, None]
-            empty = torch.zeros(len(item_index), self.config.items + 1, device=item_index.device)
-            found.append(empty.scatter_add(1, neighbour.flatten(1), strength.flatten(1)))
-        return found
-
-    def _weights(self, places: int) -> Tensor:
+        scores: [B, V+1] of `served_scores`, -inf where an item may not be listed, which memory does not change.
+        item_index: int64[B, L], the histories.
+        """
+        neighbour, strength = self.recalled(item_index)
         newest, before = self.blend[-MEMORIES:]
-        return self._fading(places) * torch.cat((newest[None], before.expand(places - 1)))
+        strength = strength * torch.cat((newest[None], before.expand(strength.shape[1] - 1)))[:, None]
+        neighbour, strength = neighbour.flatten(1), strength.flatten(1)
+        strength = strength * scores.gather(1, neighbour).isfinite()
+        return scores.softmax(dim=1).scatter_add(1, neighbour, strength)
 
-    def _fading(self, places: int) -> Tensor:
-        return 1.0 / torch.arange(1, places + 1, device=self.blend.device)
+    def recalled(self, item_index: Tensor) -> tuple[Tensor, Tensor]:
+        """What the newest items of the histories int64[B, L] remember, the newest one's first.
+
+        Neighbours int64[B, P, M], 0 = none, and how strongly, float32[B, P, M]; P = NEWEST or less.
+        """
+        newest = item_index[:, -NEWEST:].flip(1)
+        fading = 1.0 / torch.arange(1, newest.shape[1] + 1, device=item_index.device)
+        return self.neighbour_VM[newest], self.strength_VM[newest] * fading[:, None]
 
 
 def log_share(counts: Tensor) -> Tensor:
@@ -265,7 +276,7 @@ class Scorer(nn.Module):
         self.top_k = top_k
         with torch.no_grad():
             self.register_buffer("table_VD", network.table().clone())
-            self.register_buffer("bias_V", network.bias().clone())
+            self.register_buffer("bias_V", network.served_bias().clone())
         self.table_VD: Tensor
         self.bias_V: Tensor
         self.remembering = network.remembering()
@@ -279,13 +290,15 @@ class Scorer(nn.Module):
         and unavailable items are masked to -inf; where fewer than K items remain, the row ends in -inf.
         """
         user_BD = self.network(self.table_VD, item_index, action, gap, age[:, None], counters[:, None])[:, 0]
-        score_BV = F.linear(user_BD, self.table_VD, self.bias_V)
-        if self.remembering:
-            score_BV = self.network.remembered(item_index, score_BV)
+        score_BV = F.linear(self.network.sharpness * user_BD, self.table_VD, self.bias_V)
         score_BV = score_BV.masked_fill(~available, float("-inf"))
         # Index 0 (padding, unknown) is among what is scattered as soon as a row is not full …
         score_BV = score_BV.scatter(1, item_index, float("-inf"))
         # … and is masked for full rows here.
         score_BV = F.pad(score_BV[:, 1:], (1, 0), value=float("-inf"))
-        top = score_BV.topk(self.top_k, dim=1, sorted=True)
-        return top.indices, top.values
+        if not self.remembering:
+            top = score_BV.topk(self.top_k, dim=1, sorted=True)
+            return top.indices, top.values
+        top = self.network.mixture(score_BV, item_index).topk(self.top_k, dim=1, sorted=True)
+        # A row of which nothing may be listed has no probabilities, but NaN.
+        return top.indices, torch.where(top.values > 0, top.values.log(), float("-inf"))

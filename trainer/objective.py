@@ -62,5 +62,5 @@ class Objective(nn.Module):
         sample = torch.cat((of_batch, drawn))
         stands_for = torch.zeros(len(sample), device=live.device)
         stands_for[len(of_batch) :] = -math.log(-math.expm1(SAMPLED * math.log1p(-1 / max(len(live), 2))))
-        logits = F.linear(user_MD, table[sample], network.bias()[sample]).float()
+        logits = F.linear(user_MD, table[sample], (network.popularity + network.recent())[sample]).float()
         return F.cross_entropy(logits + stands_for, place_M, reduction="sum")

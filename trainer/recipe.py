@@ -43,7 +43,8 @@ class NetworkConfig:
 class Recipe:
     """How to learn.
 
-    passes: at most so many. rate: highest learning rate. per_step: full windows of one step, at most. patience:
+    passes: at most so many. rate: highest learning rate. per_step: full windows of one step, at most. steps: of one
+    pass, about; where large steps cost no more than small ones, they still must not be few. patience:
     passes without a better result before it ends. average: share of the averaged weights that one step leaves; 0 = no
     averaging. id_dropout: see Network.table. newest_only: a user's newest window alone, and nothing beside the
     network, as published models do.
@@ -52,6 +53,7 @@ class Recipe:
     passes: int
     rate: float
     per_step: int
+    steps: int
     patience: int = 1
     average: float = 0.0
     id_dropout: float = 0.0

@@ -98,6 +98,29 @@ def know(network: Network, histories: Histories) -> None:
     network.set_memory(memory_of(histories, network.config.items))
 
 
+@torch.no_grad()
+def meet(network: Network, before: Histories, histories: Histories) -> None:
+    """Tell a network, in place, what came near what by the end of the histories, and place what is new by it.
+
+    An item without any event `before` begins where, on average, the items are that it came near; as popular as it is.
+    """
+    items = network.config.items
+    network.set_memory(memory_of(histories, items))
+    counts = item_counts(histories, items)
+    met = (item_counts(before, items) > 0).to(network.popularity.device)
+    near_met = (network.neighbour_VM > 0) & met[network.neighbour_VM]
+    strength = network.strength_VM * near_met
+    new = ~met & (strength.sum(dim=1) > 0)
+    new[0] = False
+    if not new.any() or not met[1:].any():
+        return
+    own = network.item.weight
+    near = (strength[new, :, None] * own[network.neighbour_VM[new]]).sum(dim=1)
+    usual = own[met].norm(dim=1).mean()
+    own[new] = near / near.norm(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) * usual
+    network.popularity[new] = log_share(counts).to(own.device)[new]
+
+
 def recent_popularity(histories: Histories, items: int) -> Tensor:
     """For Network.set_recent: float32[V+1, R], counted back from the newest event of the histories."""
     if len(histories) == 0:

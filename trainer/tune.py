@@ -1,17 +1,22 @@
-"""The stages of a fit: from everything known, or from what is new; then a gentle pass over the newest events.
+"""The stages of a fit.
 
- 1. learn from what came before the stop slice: all of it for a first network; for one that goes on, the new events
-    and as many older ones, drawn evenly over time; after each pass the stop slice (newer in time, not learned from)
-    says how good it is, and the best state is kept;
- 2. settle: one gentle pass over the stop slice's events, mixed with older ones.
-Neither touches the held-back slice that judges the result (see judge.py). In each stage the network is told how
-popular items were just before the events that it learns from; before it is served, how popular they are now.
+A first network:
+ 1. learns from what came before the stop slice; after each pass the stop slice (newer in time, not learned from) says
+    how good it is, and the best state is kept;
+ 2. is asked on the stop slice how much memory and recent popularity are worth beside it (see blend.py);
+ 3. settles: one gentle pass over the stop slice's events, mixed with older ones.
+A network that goes on:
+ 1. is asked the same on the new events, of which it knows nothing yet;
+ 2. gives items that it never met a place among those they came with (see `meet`);
+ 3. learns from the new events and as many older ones, drawn evenly over time: a few passes, none of them judged. What
+    could be held back to judge by is what there is to learn, and whether it may serve is the gate's to say.
+Nothing touches the held-back slice that judges the result (see judge.py). While it learns, the network is told how
+popular items were just before the new events; before it is served, how popular they are now.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +27,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.blend import fit_blend
-from trainer.fit import Check, Fit
+from trainer.fit import Check, Checked, Fit
 from trainer.network import Network
 from trainer.processes import Processes
 from trainer.progress import say
@@ -36,7 +41,7 @@ from trainer.sequences import (
     next_items,
     windows_of_one_pass,
 )
-from trainer.start import know
+from trainer.start import know, meet, recent_popularity
 
 # Older windows mixed in for each new one, so that a later fit does not forget, and the spans of time that they are
 # drawn from in equal numbers: evenly over time, not over events, of which the newest days may hold most.
@@ -51,9 +56,9 @@ STOP_EVENTS = 6_000
 class Course:
     """What a fit learns, in its order.
 
-    known: learned passes long. check: what it stops by; its histories hold the check events, too. since_ms: the
-    network knows what happened before; None for a first fit. settle_from: the check events begin here and are
-    learned in the end; None = they are not.
+    known: learned passes long. since_ms: the network knows what happened before; None for a first fit. Of a first
+    fit alone: check: what it stops by; its histories hold the check events, too. settle_from: the check events begin
+    here and are learned in the end; None = they are not.
     """
 
     known: Histories
@@ -66,8 +71,10 @@ class Course:
 def course_of_cycle(histories: Histories, cut: Slices, learned_until: int | None) -> Course:
     """The course of a cycle of the trainer; nothing in it reaches the held-back slice."""
     settled = histories.before(cut.judge_from)
+    if learned_until is not None:
+        return Course(settled, None, learned_until, None)
     check = Check(settled, next_items(settled, cut.stop_from))
-    return Course(histories.before(cut.stop_from), check, learned_until, cut.stop_from)
+    return Course(histories.before(cut.stop_from), check, None, cut.stop_from)
 
 
 def tune(
@@ -86,44 +93,88 @@ def tune(
     began = time.monotonic()
     torch.manual_seed(seed + processes.rank)
     rng = np.random.default_rng(seed)
-    known, since = course.known, course.since_ms
-    check = course.check
-    if check is not None:
-        check = Check(check.histories, evenly(check.places, STOP_EVENTS))
     network.to(processes.device)
     with ExitStack() as stack:
         writer = None
         if curves is not None and processes.leads:
             writer = stack.enter_context(closing(SummaryWriter(str(curves))))
-        if since is not None:
-            know(network, known.before(since))
-        fit = Fit(network, live, recipe, rng, processes, writer)
-        passes, best = fit.passes("tune", known, _drawing(known, since, course, recipe, rng), check)
-
-        know(network, known)
-        if check is not None and not recipe.newest_only:
-            fit_blend(network, check)
-            network.blend.copy_(torch.tensor(processes.agree(network.blend.tolist())))
-        if check is not None and course.settle_from is not None:
-            gentle = replace(recipe, passes=1, rate=min(recipe.rate, SETTLE_RATE))
-            fit = Fit(network, live, gentle, rng, processes, writer, fit.step)
-            fit.passes(
-                "settle", check.histories, _drawing(check.histories, course.settle_from, course, gentle, rng), None
-            )
-            know(network, check.histories)
+        stage = _Stage(network, live, course, rng, processes, writer)
+        passes, best = stage.first(recipe) if course.since_ms is None else stage.later(recipe, course.since_ms)
     seconds = time.monotonic() - began
-    say(f"tuned in {seconds:.0f} s, {passes} of at most {recipe.passes} passes, {fit.step} steps")
-    found = {"tune_seconds": seconds, "tune_passes": float(passes), "tune_steps": float(fit.step)}
+    say(f"tuned in {seconds:.0f} s, {passes} of at most {recipe.passes} passes, {stage.steps} steps")
+    found = {"tune_seconds": seconds, "tune_passes": float(passes), "tune_steps": float(stage.steps)}
     blend = {f"blend_{place}": float(weight) for place, weight in enumerate(network.blend)}
     return found | blend | ({"stop_loss": best.loss, "stop_ndcg": best.ndcg} if best else {})
 
 
-def _drawing(
-    histories: Histories, since_ms: int | None, course: Course, recipe: Recipe, rng: np.random.Generator
-) -> Callable[[], Windows]:
-    if recipe.newest_only:
-        return lambda: newest_windows(histories)
-    return lambda: windows_with_older(histories, since_ms, course.older_per_new, rng)
+class _Stage:
+    """The stages of one fit, in place."""
+
+    def __init__(
+        self,
+        network: Network,
+        live: Tensor,
+        course: Course,
+        rng: np.random.Generator,
+        processes: Processes,
+        writer: SummaryWriter | None,
+    ) -> None:
+        self.steps = 0
+        self._network, self._live, self._course = network, live, course
+        self._rng, self._processes, self._writer = rng, processes, writer
+
+    def first(self, recipe: Recipe) -> tuple[int, Checked | None]:
+        """A first network; the passes that counted, and the best result."""
+        network, course, check = self._network, self._course, self._course.check
+        if check is not None:
+            check = Check(check.histories, evenly(check.places, STOP_EVENTS))
+        passes, best = self._fit("tune", recipe, course.known, None, check)
+        know(network, course.known)
+        if check is not None:
+            self._blend(check, recipe)
+        if check is not None and course.settle_from is not None:
+            gentle = replace(recipe, passes=1, rate=min(recipe.rate, SETTLE_RATE))
+            self._fit("settle", gentle, check.histories, course.settle_from, None)
+            know(network, check.histories)
+        return passes, best
+
+    def later(self, recipe: Recipe, since_ms: int) -> tuple[int, None]:
+        """A network that goes on."""
+        network, known = self._network, self._course.known
+        before = known.before(since_ms)
+        if network.forgetful():
+            know(network, before)
+        network.set_recent(recent_popularity(before, network.config.items))
+        self._blend(Check(known, next_items(known, since_ms)), recipe)
+        meet(network, before, known)
+        passes, _ = self._fit("tune", recipe, known, since_ms, None)
+        network.set_recent(recent_popularity(known, network.config.items))
+        return passes, None
+
+    def _fit(
+        self, title: str, recipe: Recipe, histories: Histories, since_ms: int | None, check: Check | None
+    ) -> tuple[int, Checked | None]:
+        """Passes over everything, or over what came since a moment and some of what was before."""
+
+        def draw() -> Windows:
+            if recipe.newest_only:
+                return newest_windows(histories)
+            return windows_with_older(histories, since_ms, self._course.older_per_new, self._rng)
+
+        fit = Fit(self._network, self._live, recipe, self._rng, self._processes, self._writer, self.steps)
+        found = fit.passes(title, histories, draw, check)
+        self.steps = fit.step
+        return found
+
+    def _blend(self, check: Check, recipe: Recipe) -> None:
+        """See blend.py; equal in all processes."""
+        if recipe.newest_only:
+            return
+        network = self._network
+        fit_blend(network, check)
+        *blend, sharpness = self._processes.agree((*network.blend.tolist(), float(network.sharpness)))
+        network.blend.copy_(torch.tensor(blend))
+        network.sharpness.fill_(sharpness)
 
 
 def windows_with_older(

@@ -67,10 +67,11 @@ class NetworkArm:
         self._training = training
         self.network: Network | None = None
         self._table: Tensor | None = None
+        self._learned_until: int | None = None
         on_gpu = torch.cuda.is_available()
         self._alone = Processes(0, 1, torch.device("cuda" if on_gpu else "cpu"))
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:
+    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:  # noqa: ARG002
         """As the arm's name says; see Arm.learn."""
         going_on = self.network is not None and self.name.startswith("fine-tune")
         if self.network is not None and self.name in ONCE:
@@ -78,19 +79,15 @@ class NetworkArm:
         network = self.network if going_on else self._begin(known)
         assert network is not None
         recipe = self._training.later if going_on else self._recipe()
-        settle_from = None
-        if check is not None and self._training.timed and self.name != "sasrec":
-            settle_from = check.begins_ms
-        course = Course(
-            known=known,
-            check=check,
-            since_ms=since_ms if going_on else None,
-            settle_from=settle_from,
-            older_per_new=0.0 if self.name == "fine-tune" else 1.0,
-        )
+        settles = check is not None and self._training.timed and self.name != "sasrec"
+        everything = known if check is None else check.histories
+        course = Course(known, check, None, check.begins_ms if check is not None and settles else None)
+        if going_on:
+            course = Course(everything, None, self._learned_until, None, 0.0 if self.name == "fine-tune" else 1.0)
         live = torch.ones(network.config.items + 1, dtype=torch.bool)
         tune(network, course, recipe, live, self._seed, self._alone)
         self.network = network.eval()
+        self._learned_until = int(everything.event_time.max(initial=0)) + 1
         with torch.no_grad():
             self._table = network.table()
 

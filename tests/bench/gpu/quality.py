@@ -35,7 +35,7 @@ from trainer.sequences import Histories, from_sorted
 
 HOUR_MS = 3_600_000
 # Jobs at once: small kernels leave gaps that other processes fill; beyond this they only wait for each other.
-AT_ONCE = 5
+AT_ONCE = 9
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,12 @@ DATA = {
     "retail": Data("online-retail", "online-retail"),
     "yoochoose": Data("yoochoose-100k", "yoochoose-100k"),
 }
-OVER_TIME = ("popularity", "last-item", "vmis-knn", "frozen", "fine-tune", "fine-tune+replay", "full-retrain")
+NETWORKS_OVER_TIME = ("frozen", "fine-tune", "fine-tune+replay", "full-retrain")
+PERIODS: dict[str, dict[str, Any]] = {
+    "yoochoose": {"period_hours": 24, "first": 0.4},
+    "kuairand": {"period_hours": 24},
+    "retail": {"period_hours": 672},
+}
 JOBS = {
     **{f"ml1m-{seed}": Job("ml1m", "leave-one-out", ("model-no-text",), (seed,), passes=32) for seed in (1, 2, 3)},
     **{f"beauty-{seed}": Job("beauty", "leave-one-out", ("model",), (seed,), dropout=0.5) for seed in (1, 2, 3)},
@@ -84,9 +89,11 @@ JOBS = {
     "ml1m-sasrec": Job("ml1m", "leave-one-out", ("sasrec",), (1,), passes=100),
     "beauty-no-text": Job("beauty", "leave-one-out", ("model-no-text", "text-only"), (1,), dropout=0.5),
     "ml1m-text": Job("ml1m", "leave-one-out", ("model",), (1,), passes=32),
-    "yoochoose": Job("yoochoose", "prequential", OVER_TIME, (1,), 64, 2, passes=20, period_hours=12),
-    "kuairand": Job("kuairand", "prequential", OVER_TIME, (1,), 64, 2, passes=20, period_hours=24),
-    "retail": Job("retail", "prequential", OVER_TIME, (1,), 64, 2, passes=20, period_hours=168),
+    **{
+        f"{data}-{seed}": Job(data, "prequential", NETWORKS_OVER_TIME, (seed,), 64, 2, 0.5, 20, **how)
+        for data, how in PERIODS.items()
+        for seed in (1, 2, 3)
+    },
 }
 
 

@@ -52,7 +52,7 @@ def same(state: State, other: State) -> bool:
 
 
 def test_the_best_average_is_what_stays(shop: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(passes=9, rate=3e-3, per_step=8, patience=2, average=0.9)
+    recipe = Recipe(passes=9, rate=3e-3, per_step=8, steps=100, patience=2, average=0.9)
     counted, network, states = fitted(shop, [0.1, 0.2, 0.4, 0.3, 0.3, 0.9], recipe, monkeypatch)
     assert (counted, len(states)) == (2, 5)  # the start and four passes: two without a better result end it
     assert same(network.state_dict(), states[2])
@@ -60,14 +60,14 @@ def test_the_best_average_is_what_stays(shop: Histories, monkeypatch: pytest.Mon
 
 
 def test_a_start_that_no_pass_makes_better_stays(shop: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(passes=9, rate=3e-3, per_step=8, patience=1, average=0.9)
+    recipe = Recipe(passes=9, rate=3e-3, per_step=8, steps=100, patience=1, average=0.9)
     counted, network, states = fitted(shop, [0.5, 0.5], recipe, monkeypatch)
     assert (counted, len(states)) == (0, 2)
     assert same(network.state_dict(), states[0]) and same(states[0], small_network().state_dict())
 
 
 def test_it_ends_after_its_passes_however_well_it_goes(shop: Histories, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(passes=2, rate=3e-3, per_step=8, patience=1)
+    recipe = Recipe(passes=2, rate=3e-3, per_step=8, steps=100, patience=1)
     counted, network, states = fitted(shop, [0.1, 0.2, 0.3, 0.4], recipe, monkeypatch)
     assert (counted, len(states)) == (2, 3)
     assert same(network.state_dict(), states[2])
@@ -75,7 +75,7 @@ def test_it_ends_after_its_passes_however_well_it_goes(shop: Histories, monkeypa
 
 def test_the_average_lies_between_where_it_began_and_where_it_is(shop: Histories) -> None:
     network = small_network()
-    fit = fit_of(network, Recipe(passes=1, rate=3e-3, per_step=8, average=0.99))
+    fit = fit_of(network, Recipe(passes=1, rate=3e-3, per_step=8, steps=100, average=0.99))
     start = small_network().popularity.detach()
     rng = np.random.default_rng(1)
     windows = windows_of_one_pass(shop, rng)
@@ -106,9 +106,9 @@ def test_a_check_is_the_rank_among_items_that_the_history_does_not_show(shop: Hi
         inputs["age"], inputs["counters"] = inputs["age"][:, None], inputs["counters"][:, None]
         scores = network.scores(network(network.table(), **inputs)[0, 0], network.table()).detach().numpy()
         target = shop.item_index[place]
-        loss += float(np.log(np.exp(scores).sum()) - scores[target])
         shown = shop.item_index[shop.first[place] : place]
         candidates = np.setdiff1d(np.arange(1, ITEMS + 1), shown)
+        loss += float(np.log(np.exp(scores[candidates]).sum()) - scores[target])
         rank = int((scores[candidates] > scores[target]).sum())
         hit += rank < 10
         ndcg += (rank < 10) / np.log2(rank + 2)

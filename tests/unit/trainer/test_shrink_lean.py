@@ -42,7 +42,8 @@ def lively(config: NetworkConfig, histories: Histories) -> Network:
             parameter.add_(0.1 * torch.randn_like(parameter))
         network.item.weight[0] = 0
         network.action.weight[0] = 0
-        network.blend.normal_(std=0.3)
+        network.blend.normal_(std=0.3).abs_()
+        network.sharpness.fill_(0.7)
     if config.text:
         network.set_text(torch.nn.functional.normalize(torch.randn(config.items + 1, config.text), dim=1))
     know(network, histories)

@@ -15,7 +15,7 @@ from trainer.cooccurrence import item_vectors
 from trainer.network import Network, log_share
 from trainer.recipe import NetworkConfig
 from trainer.sequences import histories
-from trainer.start import grown_network, recent_popularity, save_checkpoint, start_network
+from trainer.start import grown_network, meet, recent_popularity, save_checkpoint, start_network
 
 THEN = item_ids(20)
 
@@ -87,6 +87,24 @@ def test_recent_popularity_counts_back_from_the_newest_event() -> None:
     assert torch.equal(recent, torch.stack([log_share(torch.tensor(count)) for count in counts], dim=1))
     nothing = recent_popularity(histories(clicks_of(rows[:0]), Vocabulary(["day"])), 1)
     assert nothing.tolist() == [[0.0] * 3] * 2
+
+
+def test_an_item_that_is_met_begins_among_those_it_came_with(before: Network) -> None:
+    """Of two new items one came with i002 and i003, the other never; all of this after the network had learned."""
+    known = [(f"u{n}", item, n) for n, item in enumerate(THEN[:18])]
+    new = [
+        (f"v{n}", item, 1_000 + 10 * n + place) for n in range(9) for place, item in enumerate(THEN[2:4] + THEN[18:19])
+    ]
+    events = histories(clicks_of(known + new), Vocabulary(THEN))
+    old = before.item.weight.detach().clone()
+    meet(before, events.before(1_000), events)
+    own = before.item.weight.detach()
+    like = torch.nn.functional.cosine_similarity(own[19][None], own)
+    assert set(like.topk(3).indices.tolist()) == {3, 4, 19}
+    assert own[19].norm() == pytest.approx(float(old[1:19].norm(dim=1).mean()), rel=1e-5)
+    assert before.popularity[19] == log_share(torch.tensor([0, *[1] * 2, *[10] * 2, *[1] * 14, 9, 0]))[19]
+    others = [index for index in range(21) if index != 19]
+    assert torch.equal(own[others], old[others])
 
 
 def test_items_that_go_together_begin_close_to_each_other() -> None:

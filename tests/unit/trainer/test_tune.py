@@ -12,6 +12,7 @@ from tests.unit.trainer.shop import START_MS, clicks_of
 from trainer.config import DAY_MS
 from trainer.fit import Check
 from trainer.judge import foreseen_by_popularity
+from trainer.memory import memory_of
 from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories, histories, next_items, windows_of_one_pass
 from trainer.start import first_network, recent_popularity
@@ -47,6 +48,21 @@ def test_the_same_seed_gives_the_same_network(shop: Histories) -> None:
         learn(network, course_of_cycle(shop, cut, cut.stop_from), passes=1)
         states.append(network.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_network_that_goes_on_learns_the_newest_events_too(shop: Histories) -> None:
+    """Nothing of what is new is held back to stop by: the gate's slice begins right behind."""
+    cut = cut_of(shop)
+    course = course_of_cycle(shop, cut, cut.stop_from)
+    assert course.check is None and course.settle_from is None
+    assert course.known.event_time.max() == shop.event_time[shop.event_time < cut.judge_from].max()
+    network = first_network(NetworkConfig(ITEMS, width=16, heads=2), shop.before(cut.stop_from), seed=4)
+    fit = learn(network, course, passes=2)
+    assert fit["tune_passes"] == 2
+    assert "stop_loss" not in fit
+    assert torch.equal(network.recent_VR, recent_popularity(course.known, ITEMS))
+    assert torch.equal(network.strength_VM, memory_of(course.known, ITEMS).strength)
+    assert network.blend[-2] > 0  # what the new events were foreseen by: in this shop one follows the other
 
 
 def test_the_held_back_slice_is_never_learned(shop: Histories) -> None:

@@ -44,7 +44,7 @@ def learned(together: Processes, dropout: float) -> Learned:
     torch.manual_seed(1 + together.rank)
     live, rng = torch.ones(ITEMS + 1, dtype=torch.bool), np.random.default_rng(1)
     curve: Any = found
-    recipe = Recipe(passes=6, rate=3e-3, per_step=16, average=0.98)
+    recipe = Recipe(passes=6, rate=3e-3, per_step=16, steps=100, average=0.98)
 
     fit = Fit(network, live, recipe, rng, together, curve)
     fit.passes("tune", events, lambda: windows_of_one_pass(events, rng), None)
