@@ -27,10 +27,10 @@ CORES_LEFT_FREE = 1
 # small steps learn more from the same seconds than few large ones; a GPU takes large ones in the same time.
 EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 12_800
 FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
-# Later cycles correct a good model: at the full rate they would unlearn it.
-LATER_RATE = 1e-3
+# Later cycles must move within few steps; what they learn along with what is new, and their average, keeps the rest.
+LATER_RATE = 3e-3
 # Steps of a pass over new events and as many older ones: more of them bring nothing that lasts.
-FIRST_STEPS, LATER_STEPS = 100, 50
+FIRST_STEPS, LATER_STEPS = 100, 40
 # Share of the averaged weights that one step leaves: they are the mean of about the last 500 or 1000 steps.
 AVERAGE_CPU, AVERAGE_GPU = 0.998, 0.999
 # A first fit on a GPU is cheap: it may try on for so many passes after its best one.
@@ -61,7 +61,7 @@ class TrainerSection(Section):
     seed: int = Field(1, ge=0)
     threads: int = Field(0, ge=0)
     first_passes: int = Field(4, ge=1)
-    later_passes: int = Field(2, ge=1)
+    later_passes: int = Field(4, ge=1)
     width: int = Field(64, ge=8, multiple_of=8)
     blocks: int = Field(2, ge=1)
     text_model: str = PACKAGED
