@@ -13,14 +13,16 @@ from schemas.avro import (
     CONFLUENT_HEADER_BYTES,
     HEADER_BYTES,
     MAX_VALUE_BYTES,
+    SINGLE_OBJECT,
     BadRecord,
     Schema,
     SchemaById,
     encode,
     writer_schema,
 )
-from schemas.columns import Columns, Spans, decode_columns
-from schemas.ids import MAX_ID_BYTES, PADDING, hash_spans, id_trouble
+from schemas.columns import decode_columns
+from schemas.ids import PADDING, hash_and_look, id_trouble
+from schemas.spans import Columns, Spans, spans_of
 
 # The order is the code kept in state: append only.
 ACTIONS = ("VIEW", "CLICK", "CART", "PURCHASE", "LIKE", "DISLIKE", "SHARE", "IMPRESSION")
@@ -124,9 +126,30 @@ def decode_clicks(
 
     keys: the Kafka keys, which must equal user_id. now_ms: wall clock, to refuse times too far ahead.
     """
+    groups, bad = _by_schema(values, schema_by_id)
+    parts = []
+    for schema, body_start, positions in groups:
+        part, part_bad = _decode_group(schema, body_start, positions, values, keys, now_ms)
+        parts.append(part)
+        bad.extend(part_bad)
+    bad.sort(key=lambda record: record.position)
+    return _joined(parts), bad
+
+
+def _by_schema(
+    values: Sequence[bytes | None], schema_by_id: SchemaById | None
+) -> tuple[list[tuple[Schema, int, list[int]]], list[BadRecord]]:
+    """The records by their writer's schema: (schema, start of the body, positions); and those without a known one."""
+    # Nearly always one producer version, and no record without a value: then one look-up serves the whole batch.
+    first = values[0] if values else None
+    if first and first[:2] == SINGLE_OBJECT and None not in values:
+        whole = [value or b"" for value in values]
+        if max(map(len, whole)) <= MAX_VALUE_BYTES and len({value[:HEADER_BYTES] for value in whole}) == 1:
+            looked_up = writer_schema("click_event", first, 0)
+            if not isinstance(looked_up, BadRecord):
+                return [(*looked_up, list(range(len(values))))], []
     bad: list[BadRecord] = []
     groups: dict[int, tuple[Schema, int, list[int]]] = {}
-    # Nearly always one producer version: one look-up of its header serves the whole batch.
     known: dict[bytes, tuple[Schema, int]] = {}
     for position, value in enumerate(values):
         head = b"" if value is None or len(value) > MAX_VALUE_BYTES else value[: _header_bytes(value)]
@@ -138,13 +161,7 @@ def decode_clicks(
                 continue
             found = known[head] = looked_up
         groups.setdefault(id(found[0]), (*found, []))[2].append(position)
-    parts = []
-    for schema, body_start, positions in groups.values():
-        part, part_bad = _decode_group(schema, body_start, positions, values, keys, now_ms)
-        parts.append(part)
-        bad.extend(part_bad)
-    bad.sort(key=lambda record: record.position)
-    return _joined(parts), bad
+    return list(groups.values()), bad
 
 
 def _header_bytes(value: bytes) -> int:
@@ -160,8 +177,10 @@ def _decode_group(
     now_ms: int,
 ) -> tuple[Clicks, list[BadRecord]]:
     where = np.array(positions, np.int64)
+    own_keys = [keys[p] or b"" for p in positions]
+    own_values = [values[p] or b"" for p in positions]
     try:
-        columns = decode_columns([values[p] or b"" for p in positions], body_start, schema)
+        columns = decode_columns(own_values, body_start, schema, own_keys)
         spans = [columns.spans[name] for name in _ID_FIELDS]
         event_time = columns.numbers["event_time"]
     except (ValueError, KeyError) as error:
@@ -171,11 +190,12 @@ def _decode_group(
     checks = _Checks(len(positions))
     names = [f["name"] for f in schema["fields"]] + ["the end"]
     checks.refuse(columns.failed, "malformed", lambda i: f"breaks at {names[columns.failed_field[i]]}")
-    for name, span in zip(_ID_FIELDS, spans, strict=True):
-        _check_id(checks, columns.buffer, name, span)
-    user_hash = hash_spans(columns.buffer, spans[1].start, np.where(checks.good, spans[1].length, 0))
+    hashes, plain = _hashed(columns, [*spans, spans_of(own_keys, sum(map(len, own_values)))])
+    event_hash, user_hash, item_hash, key_hash = hashes
+    for name, span, usual in zip(_ID_FIELDS, spans, plain, strict=False):
+        _check_id(checks, columns.buffer, name, span, ~usual)
     checks.refuse(
-        user_hash != _key_hashes([keys[p] for p in positions]),
+        user_hash != key_hash,
         "wrong-key",
         lambda i: f"key {keys[positions[i]]!r} is not user_id"[:200],
     )
@@ -186,21 +206,21 @@ def _decode_group(
         lambda i: f"event_time {event_time[i]} is {(event_time[i] - now_ms) / 1000:.0f} s ahead",
     )
     _check_numbers(checks, columns)
-    good = np.flatnonzero(checks.good)
-    event, user, item = (span.at(good) for span in spans)
-    clicks = Clicks(
-        columns.buffer,
-        user,
-        item,
-        event,
-        event_time[good],
-        action[good],
-        user_hash[good],
-        hash_spans(columns.buffer, item.start, item.length),
-        hash_spans(columns.buffer, event.start, event.length),
-        where[good],
-    )
+    event, user, item = spans
+    clicks = Clicks(columns.buffer, user, item, event, event_time, action, user_hash, item_hash, event_hash, where)
+    if not checks.good.all():
+        clicks = clicks.select(checks.good)
     return clicks, [BadRecord(positions[i], reason, detail) for i, reason, detail in checks.refused]
+
+
+def _hashed(columns: Columns, spans: Sequence[Spans]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Hashes uint64[S, N] and plainness bool[S, N] of S columns of strings; nothing of failed records."""
+    start = np.concatenate([span.start for span in spans])
+    length = np.concatenate([span.length for span in spans])
+    if columns.failed.any():
+        length = np.where(np.tile(columns.failed, len(spans)), 0, length)
+    hashes, plain = hash_and_look(columns.buffer, start, length)
+    return hashes.reshape(len(spans), -1), plain.reshape(len(spans), -1)
 
 
 class _Checks:
@@ -211,20 +231,21 @@ class _Checks:
         self.refused: list[tuple[int, str, str]] = []
 
     def refuse(self, broken: NDArray[np.bool_], reason: str, detail: Any) -> None:
+        if not broken.any():
+            return
         for i in np.flatnonzero(broken & self.good).tolist():
             self.refused.append((i, reason, detail(i)))
         self.good &= ~broken
 
 
-def _check_id(checks: _Checks, buffer: NDArray[np.uint8], name: str, span: Spans) -> None:
-    # One running count over the buffer finds the few ids that are not plain ASCII of a usual length; only those are
-    # looked at one by one.
-    unusual = np.concatenate(([0], np.cumsum((buffer < 0x20) | (buffer >= 0x7F))))
-    suspects = (unusual[span.start + span.length] > unusual[span.start]) | (span.length == 0)
-    suspects |= span.length > MAX_ID_BYTES
+def _check_id(checks: _Checks, buffer: NDArray[np.uint8], name: str, span: Spans, suspects: NDArray[np.bool_]) -> None:
+    """Only ids that are not plain ASCII of a usual length are looked at one by one."""
+    suspects = suspects & checks.good
+    if not suspects.any():
+        return
     trouble = {
         i: found
-        for i in np.flatnonzero(checks.good & suspects).tolist()
+        for i in np.flatnonzero(suspects).tolist()
         if (found := id_trouble(buffer[span.start[i] : span.start[i] + span.length[i]].tobytes()))
     }
     broken = np.zeros_like(suspects)
@@ -233,15 +254,15 @@ def _check_id(checks: _Checks, buffer: NDArray[np.uint8], name: str, span: Spans
 
 
 def _check_numbers(checks: _Checks, columns: Columns) -> None:
-    if "value" in columns.numbers:
-        value, given = columns.numbers["value"], columns.present["value"]
+    if "value" in columns.numbers and (given := columns.present["value"]).any():
+        value = columns.numbers["value"]
         checks.refuse(
             given & ~(np.isfinite(value) & (value >= 0)),
             "bad-number",
             lambda i: f"value is {value[i]}",
         )
-    if "dwell_ms" in columns.numbers:
-        dwell, given = columns.numbers["dwell_ms"], columns.present["dwell_ms"]
+    if "dwell_ms" in columns.numbers and (given := columns.present["dwell_ms"]).any():
+        dwell = columns.numbers["dwell_ms"]
         checks.refuse(given & (dwell < 0), "bad-number", lambda i: f"dwell_ms is {dwell[i]}")
 
 
@@ -254,12 +275,6 @@ def _action_codes(columns: Columns, count: int) -> NDArray[np.uint8]:
     ours = np.array([ACTIONS.index(s) if s in ACTIONS else default for s in symbols], np.uint8)
     codes: NDArray[np.uint8] = ours[np.clip(columns.numbers["action"], 0, len(symbols) - 1)]
     return codes
-
-
-def _key_hashes(keys: list[bytes | None]) -> NDArray[np.uint64]:
-    lengths = np.fromiter((len(key or b"") for key in keys), np.int64, len(keys))
-    buffer = np.frombuffer(b"".join(key or b"" for key in keys) + PADDING, np.uint8)
-    return hash_spans(buffer, np.cumsum(lengths) - lengths, lengths)
 
 
 def _joined(parts: list[Clicks]) -> Clicks:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.click import ACTIONS
 from schemas.ids import hash_ids
-from schemas.user_state import WINDOWS, States, window_counts
+from schemas.user_state import WINDOWS, States, history, window_counts
 
 # Powers of two of seconds: bucket 32 begins at 2**31 s, 68 years.
 GAP_BUCKETS = 33
@@ -75,14 +75,16 @@ def time_bucket(span_ms: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def model_inputs(states: States, vocabulary: Vocabulary) -> Inputs:
     """Everything a model may ask for, of B users: `history_inputs` and counters float32[B, C]."""
-    inputs = history_inputs(vocabulary.index_of(states["item"]), states["action"], states["event_time"])
+    inputs = history_inputs(
+        vocabulary.index_of(history(states, "item")), history(states, "action"), history(states, "event_time")
+    )
     inputs["counters"] = counters(states)
     return inputs
 
 
 def counters(states: States) -> NDArray[np.float32]:
     """log(1 + x) of COUNTER_NAMES, each window ending with the user's newest event: float32[B, C]."""
-    time = states["event_time"]
+    time = history(states, "event_time")
     filled = time != 0
     newest = time[:, -1]
     # A session is the run of newest events without a longer pause between two of them.
@@ -91,6 +93,9 @@ def counters(states: States) -> NDArray[np.float32]:
     in_session = np.logical_and.accumulate(connected[:, ::-1], axis=1)[:, ::-1] & filled
     started = np.where(in_session, time, np.iinfo(np.int64).max).min(axis=1)
     seconds = np.where(filled[:, -1], newest - started, 0) // 1000
-    columns = [window_counts(states, window) for window in WINDOWS]
-    columns.append(np.stack((filled.sum(axis=1), in_session.sum(axis=1), seconds), axis=1))
-    return np.log1p(np.concatenate(columns, axis=1)).astype(np.float32)
+    columns = [
+        window_counts(states).reshape(len(states), len(WINDOWS) * len(ACTIONS)),
+        np.stack((filled.sum(axis=1), in_session.sum(axis=1), seconds), axis=1),
+    ]
+    counted: NDArray[np.float32] = np.log1p(np.concatenate(columns, axis=1)).astype(np.float32)
+    return counted

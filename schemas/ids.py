@@ -18,6 +18,8 @@ _SHIFT = np.uint64(32)
 MAX_ID_BYTES = 256
 # A gather of eight bytes may read past the last id: that much padding keeps it inside the buffer.
 PADDING = b"\0" * 8
+# The same byte eight times: 1, the top bit, a space, DEL.
+_EACH, _TOPS, _SPACES, _DELETES = (np.uint64(byte * 0x0101_0101_0101_0101) for byte in (0x01, 0x80, 0x20, 0x7F))
 # _KEEP[n] keeps the first n bytes of a little-endian word.
 _KEEP = np.array([(1 << (8 * n)) - 1 for n in range(8)] + [2**64 - 1], dtype=np.uint64)
 
@@ -47,15 +49,40 @@ def hash_spans(buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDAr
 
     start, length: int64[N], in bytes. Returns uint64[N], never 0.
     """
+    return hash_and_look(buffer, start, length)[0]
+
+
+def hash_and_look(
+    buffer: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """`hash_spans`, and which spans are plain, bool[N]: printable ASCII of 1 to MAX_ID_BYTES bytes."""
     result = _mix(length.astype(np.uint64) ^ _SEED)
-    windows = np.lib.stride_tricks.sliding_window_view(buffer, 8)
-    longest = int(length.max(initial=0))
-    for offset in range(0, longest, 8):
-        left = np.clip(length - offset, 0, 8)
-        inside = left > 0
-        words = windows[np.where(inside, start + offset, 0)].view("<u8")[:, 0] & _KEEP[left]
-        result = np.where(inside, _mix(result ^ words), result)
-    return np.where(result == 0, _SEED, result)
+    unusual = np.zeros(len(length), np.uint64)
+    words = words_of(buffer)
+    rows: NDArray[np.int64] | slice = slice(None)
+    for offset in range(0, int(length.max(initial=0)), 8):
+        left = length - offset
+        if left.min() <= 0:
+            rows = np.flatnonzero(left > 0)
+        keep = _KEEP[np.minimum(left[rows], 8)]
+        word = words[start[rows] + offset] & keep
+        result[rows] = _mix(result[rows] ^ word)
+        if offset < MAX_ID_BYTES:
+            unusual[rows] |= _unusual(word | (_SPACES & ~keep))
+    plain = (unusual == 0) & (length > 0) & (length <= MAX_ID_BYTES)
+    return np.where(result == 0, _SEED, result), plain
+
+
+def words_of(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """The eight bytes from every place of a buffer on, little-endian: a view."""
+    return np.ndarray((max(0, len(buffer) - 7),), "<u8", buffer=buffer.data, strides=(1,))
+
+
+def _unusual(word: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Not 0 where one of the eight bytes is below a space, DEL, or beyond ASCII."""
+    below = (word - _SPACES) & ~word
+    delete = word ^ _DELETES
+    return (word | below | ((delete - _EACH) & ~delete)) & _TOPS
 
 
 def _mix(word: NDArray[np.uint64]) -> NDArray[np.uint64]:

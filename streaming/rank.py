@@ -78,7 +78,7 @@ def rank(model: Model | None, available: NDArray[np.bool_], fallback: Fallback, 
                 helped[user] = True
     rest = np.flatnonzero(~helped)
     if len(rest):
-        rest_ids, rest_scores = fallback.lists(states["item"][rest])
+        rest_ids, rest_scores = fallback.lists(states["ring"]["item"][rest])
         for user, ids, values in zip(rest.tolist(), rest_ids, rest_scores, strict=True):
             item_ids[user], scores[user] = ids, values
     return Lists(item_ids, scores, source, version)

@@ -13,7 +13,7 @@ from pyflink.datastream import BroadcastProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.dead_letter import bury, encode_dead_letter
-from schemas.user_state import load_states
+from schemas.records import load_states
 from streaming.config import Settings
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS, job_version
@@ -106,7 +106,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         self._restore(ctx.get_broadcast_state(SHARED))
         yield from self._refusals()
         started = time.perf_counter()
-        states = load_states([value.states]) if value.user_ids else None
+        states = load_states(value.records) if value.user_ids else None
         if states is None:
             yield Rows([], Lists([], [], [], []), [], [], value.erased, value.produced)
             return
@@ -122,7 +122,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         yield Rows(
             value.user_ids,
             lists,
-            states["event_time"][:, -1].tolist(),
+            states["ring"]["event_time"][:, 0].tolist(),
             states["last_write"].tolist(),
             value.erased,
             value.produced,

@@ -392,9 +392,9 @@ def test_records_of_one_registered_schema_are_decoded_together(
     groups: list[int] = []
     decode_columns = columns.decode_columns
 
-    def counted(values: Sequence[bytes], body_start: int, schema: Schema) -> Any:
+    def counted(values: Sequence[bytes], body_start: int, schema: Schema, beside: Sequence[bytes]) -> Any:
         groups.append(len(values))
-        return decode_columns(values, body_start, schema)
+        return decode_columns(values, body_start, schema, beside)
 
     monkeypatch.setattr(module, "decode_columns", counted)
     click = Click("e", "u", "i", NOW_MS)

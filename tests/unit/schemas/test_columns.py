@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.avro import Schema, published
-from schemas.columns import Columns, decode_columns
+from schemas.columns import decode_columns
+from schemas.spans import Columns
 from tests.unit.schemas.wire import HEADER, body, integer, some, text, value
 
 CLICK: Schema = published("click_event").latest
@@ -179,3 +180,29 @@ def test_every_type_of_the_projects_records_is_read() -> None:
 def test_a_schema_beyond_the_projects_types_is_refused_whole(kind: Any) -> None:
     with pytest.raises(ValueError, match="used by the project's records"):
         decode_columns([HEADER], len(HEADER), {"fields": [{"name": "x", "type": kind}]})
+
+
+@given(st.lists(RECORD, min_size=1, max_size=12))
+def test_the_quick_way_and_the_careful_way_read_the_same(records: list[dict[str, Any]]) -> None:
+    values = [written(record) for record in records]
+    quick = decode_columns(values, len(HEADER), CLICK)
+    # A broken record makes the batch take the careful way.
+    careful = decode_columns([*values, HEADER + b"\xff"], len(HEADER), CLICK)
+    assert careful.failed.tolist() == [False] * len(values) + [True]
+    assert [as_record(quick, row) for row in range(len(values))] == [
+        as_record(careful, row) for row in range(len(values))
+    ]
+
+
+@given(st.lists(RECORD, min_size=1, max_size=4), st.data())
+def test_damaged_bytes_are_told_apart_as_record_by_record(records: list[dict[str, Any]], data: st.DataObject) -> None:
+    values = [bytearray(written(record)) for record in records]
+    for _ in range(data.draw(st.integers(1, 3))):
+        hit = data.draw(st.sampled_from(values))
+        place = data.draw(st.integers(len(HEADER), len(hit) - 1))
+        hit[place] = data.draw(st.integers(0, 255))
+    together = decode_columns([bytes(v) for v in values], len(HEADER), CLICK)
+    for row, content in enumerate(values):
+        alone = decode_columns([bytes(content), HEADER + b"\xff"], len(HEADER), CLICK)
+        assert together.failed[row] == alone.failed[0]
+        assert together.failed_field[row] == alone.failed_field[0]

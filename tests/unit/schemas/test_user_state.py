@@ -13,17 +13,19 @@ from hypothesis import strategies as st
 
 from schemas.click import ACTIONS, Click
 from schemas.ids import hash_ids
+from schemas.records import dump_states, load_states
 from schemas.user_state import (
+    EVENT,
     HISTORY,
     HOUR_MS,
     LAYOUT,
-    USER_STATE,
+    RING_START,
     WINDOWS,
     Applied,
+    States,
     apply_events,
-    dump_states,
     empty_states,
-    load_states,
+    history,
     window_counts,
 )
 from tests.unit.schemas.wire import NOW_MS, columns_of
@@ -75,6 +77,11 @@ def in_order(clicks: Sequence[Click]) -> list[Click]:
     return sorted(clicks, key=lambda c: (c.event_time, int(hash_ids([c.event_id])[0])))
 
 
+def counted(state: States) -> dict[str, list[int]]:
+    """By window: how often each action was counted for the first user."""
+    return {window.name: counts for window, counts in zip(WINDOWS, window_counts(state)[0].tolist(), strict=True)}
+
+
 def plain_counts(clicks: Sequence[Click]) -> dict[str, list[int]]:
     """By window: how often each action lies in the buckets that end with the newest event."""
     newest = max(c.event_time for c in clicks)
@@ -109,11 +116,11 @@ def test_ring_and_counters_are_those_of_plain_python(seed: int, count: int) -> N
         state = load_states([records[user]])
         newest = in_order(known)[-HISTORY:]
         empty = [0] * (HISTORY - len(newest))
-        assert state["item"][0].tolist() == empty + hash_ids([c.item_id for c in newest]).tolist()
-        assert state["event"][0].tolist() == empty + hash_ids([c.event_id for c in newest]).tolist()
-        assert state["event_time"][0].tolist() == empty + [c.event_time for c in newest]
-        assert state["action"][0].tolist() == empty + [ACTIONS.index(c.action) for c in newest]
-        assert {w.name: window_counts(state, w)[0].tolist() for w in WINDOWS} == plain_counts(known)
+        assert history(state, "item")[0].tolist() == empty + hash_ids([c.item_id for c in newest]).tolist()
+        assert history(state, "event")[0].tolist() == empty + hash_ids([c.event_id for c in newest]).tolist()
+        assert history(state, "event_time")[0].tolist() == empty + [c.event_time for c in newest]
+        assert history(state, "action")[0].tolist() == empty + [ACTIONS.index(c.action) for c in newest]
+        assert counted(state) == plain_counts(known)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40))
@@ -155,21 +162,21 @@ def test_one_event_id_may_belong_to_several_users() -> None:
 def test_events_too_old_for_a_full_ring_are_late_and_counted_all_the_same() -> None:
     full = [Click(f"e{n}", "ann", f"i{n}", NOW_MS + n, "VIEW") for n in range(HISTORY)]
     records = replay(full)
-    ring = load_states([records["ann"]])["item"].tolist()
+    ring = history(load_states([records["ann"]]), "item").tolist()
     old = Click("old", "ann", "old", NOW_MS - 1, "CART")
     new = Click("new", "ann", "new", NOW_MS + 99, "CART")
     assert apply(records, [old]).late.tolist() == [True]
     state = load_states([records["ann"]])
-    assert state["item"].tolist() == ring
-    assert window_counts(state, WINDOWS[0])[0, ACTIONS.index("CART")] == 1
+    assert history(state, "item").tolist() == ring
+    assert counted(state)["hour"][ACTIONS.index("CART")] == 1
     assert apply(records, [new]).late.tolist() == [False]
-    assert load_states([records["ann"]])["item"][0].tolist() == ring[0][1:] + hash_ids(["new"]).tolist()
+    assert history(load_states([records["ann"]]), "item")[0].tolist() == ring[0][1:] + hash_ids(["new"]).tolist()
 
 
 def test_nothing_is_late_while_the_ring_has_room() -> None:
     records = replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(HISTORY - 1)])
     assert apply(records, [Click("old", "ann", "old", NOW_MS - DAY_MS)]).late.tolist() == [False]
-    assert load_states([records["ann"]])["item"][0, 0] == hash_ids(["old"])[0]
+    assert history(load_states([records["ann"]]), "item")[0, 0] == hash_ids(["old"])[0]
 
 
 def test_at_the_ring_s_oldest_moment_the_event_hash_decides_what_is_late() -> None:
@@ -188,27 +195,24 @@ def test_counts_leave_the_window_bucket_by_bucket() -> None:
     seen = []
     for step in range(1, 8):
         apply(records, [Click(f"e{step}", "ann", "i", start + step * hour.width_ms, "VIEW")])
-        seen.append(int(window_counts(load_states([records["ann"]]), hour)[0, 0]))
+        seen.append(counted(load_states([records["ann"]]))["hour"][0])
     assert seen == [2, 3, 4, 5, 6, 6, 6]
     apply(records, [Click("far", "ann", "i", start + 365 * DAY_MS, "VIEW")])
-    assert [int(window_counts(load_states([records["ann"]]), w)[0, 0]) for w in WINDOWS] == [
-        1,
-        1,
-        1,
-    ]
+    assert [counts[0] for counts in counted(load_states([records["ann"]])).values()] == [1, 1, 1]
 
 
 def test_a_counter_stops_at_its_largest_value() -> None:
     records = replay([Click("e", "ann", "i", NOW_MS, "LIKE")])
     state = load_states([records["ann"]])
     like = ACTIONS.index("LIKE")
+    start = 0
     for window in WINDOWS:
-        counts = state[f"{window.name}_count"]
-        counts[0, NOW_MS // window.width_ms % window.buckets, like] = 65_534
+        state["count"][0, start + NOW_MS // window.width_ms % window.buckets, like] = 65_534
+        start += window.buckets
     records["ann"] = dump_states(state)[0]
     apply(records, [Click(f"more{n}", "ann", "i", NOW_MS, "LIKE") for n in range(3)])
     state = load_states([records["ann"]])
-    assert [int(window_counts(state, w)[0, like]) for w in WINDOWS] == [65_535] * 3
+    assert [counts[like] for counts in counted(state).values()] == [65_535] * 3
 
 
 def test_users_of_a_batch_do_not_touch_each_other() -> None:
@@ -233,47 +237,56 @@ def test_no_state_is_an_empty_one_and_what_is_dumped_is_loaded() -> None:
     assert states["layout"].tolist() == [LAYOUT, LAYOUT]
     states["last_write"] = (5, 6)
     assert load_states(dump_states(states))["last_write"].tolist() == [5, 6]
-    assert load_states([states.tobytes()])["last_write"].tolist() == [5, 6]
-    assert [len(record) for record in dump_states(states)] == [USER_STATE.itemsize] * 2
+    assert [len(record) for record in dump_states(states)] == [RING_START] * 2
 
 
 @pytest.mark.parametrize("layout", [0, LAYOUT + 1, 255])
 def test_a_layout_of_another_version_is_refused(layout: int) -> None:
-    record = bytes([layout]) + empty_states(1).tobytes()[1:]
-    with pytest.raises(ValueError, match=rf"layouts \[.*{layout}.*\]; this version reads {LAYOUT}"):
+    record = bytes([layout]) + dump_states(empty_states(1))[0][1:]
+    with pytest.raises(ValueError, match=rf"layout {layout}; this version reads 1 to {LAYOUT}"):
         load_states([None, record])
 
 
 def test_a_record_cut_short_is_refused() -> None:
-    with pytest.raises(ValueError, match="buffer size"):
-        load_states([empty_states(1).tobytes()[:-1]])
+    whole = dump_states(load_states([replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(3)])["ann"]]))[0]
+    assert len(whole) == RING_START + 3 * EVENT.itemsize
+    for cut_short in (whole[:-1], whole[: RING_START - 1], whole + whole, b""):
+        with pytest.raises(ValueError, match="no whole number of events"):
+            load_states([cut_short])
 
 
-# ── layout 1, as the first release wrote it: to be read by every later one ──────────
+# ── layouts as earlier releases wrote them: to be read by every later one ──────────
 
 
-def golden() -> tuple[list[Click], bytes]:
-    events = json.loads((GOLDEN / "user_state.v1.json").read_text())
-    return [Click(**event) for event in events], (GOLDEN / "user_state.v1.bin").read_bytes()
+def golden(layout: int) -> tuple[list[Click], bytes]:
+    events = json.loads((GOLDEN / "user_state.json").read_text())
+    return [Click(**event) for event in events], (GOLDEN / f"user_state.v{layout}.bin").read_bytes()
 
 
-def test_a_record_of_layout_1_stays_readable() -> None:
-    clicks, record = golden()
-    state = load_states([record])
+@pytest.mark.parametrize("layout", range(1, LAYOUT + 1))
+def test_a_record_of_any_layout_stays_readable(layout: int) -> None:
+    clicks, record = golden(layout)
+    assert record[0] == layout
+    state = load_states([None, record])[1:]
     newest = in_order(_once(clicks))[-HISTORY:]
-    assert state["item"][0].tolist() == hash_ids([c.item_id for c in newest]).tolist()
-    assert state["event_time"][0].tolist() == [c.event_time for c in newest]
-    assert state["action"][0].tolist() == [ACTIONS.index(c.action) for c in newest]
-    assert {w.name: window_counts(state, w)[0].tolist() for w in WINDOWS} == plain_counts(_once(clicks))
+    assert history(state, "item")[0].tolist() == hash_ids([c.item_id for c in newest]).tolist()
+    assert history(state, "event_time")[0].tolist() == [c.event_time for c in newest]
+    assert history(state, "action")[0].tolist() == [ACTIONS.index(c.action) for c in newest]
+    assert counted(state) == plain_counts(_once(clicks))
     assert state["last_write"].tolist() == [1_767_225_600_123_456]
 
 
-def test_a_record_of_layout_1_is_still_written_to_the_byte() -> None:
-    clicks, record = golden()
+@pytest.mark.parametrize("layout", range(1, LAYOUT + 1))
+def test_a_record_of_any_layout_is_written_as_the_newest_one(layout: int) -> None:
+    assert dump_states(load_states([golden(layout)[1]])) == [golden(LAYOUT)[1]]
+
+
+def test_a_record_is_still_written_to_the_byte() -> None:
+    clicks, record = golden(LAYOUT)
     state = load_states([replay(clicks[:40], clicks[40:])["golden"]])
     state["last_write"] = 1_767_225_600_123_456
     assert dump_states(state) == [record]
-    assert (len(record), record[0]) == (1607, 1)
+    assert (len(record), record[0]) == (1610, 2)
 
 
 def _once(clicks: Sequence[Click]) -> list[Click]:
