@@ -7,6 +7,8 @@ from pydantic import Field
 from schemas.settings import CommonSettings, Section
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
 
+DAY_S = 24 * 3600
+
 
 class StreamingSection(Section):
     """The dials of the job."""

@@ -13,7 +13,6 @@ lock in a way the embedded interpreter cannot grant), so this module is used fro
 
 import os
 import queue
-import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ from schemas.release import (
     check_file,
     open_manifest,
 )
+from streaming.wire import wire_value
 
 # Batches are padded to one of these, so that a session sees few shapes and every one is warm. The largest bounds the
 # memory of one call: users × items scores.
@@ -158,7 +158,7 @@ def load(release: ModelRelease, providers: Sequence[str], threads: int) -> Model
     session = _session(files[MODEL], manifest.version, providers, threads)
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""
-    parts[1:] = [struct.pack(">i", len(raw)) + raw for raw in (item.encode() for item in item_ids)]
+    parts[1:] = [wire_value(item.encode()) for item in item_ids]
     model = Model(release, manifest, Vocabulary(item_ids), parts, session, session.get_providers()[0], 0.0)
     _warm_up(model, files[WARMUP])
     model.seconds = time.perf_counter() - started

@@ -1,11 +1,4 @@
-"""From states to rows: the model's lists where it can help, the trending list elsewhere, in Cassandra's wire form.
-
-A frozen list travels as its length and then each element with its length before it, all big-endian; joined from parts
-that were prepared once per item, a row costs a few microseconds.
-"""
-
-import struct
-from typing import NamedTuple
+"""From states to lists: the model's where it can help, the trending list elsewhere, in Cassandra's wire form."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +9,7 @@ from schemas.recommendation import LIST_LENGTH, SOURCE_MODEL, SOURCE_TRENDING
 from schemas.user_state import States
 from streaming.model_slot import BATCH_SIZES, Model
 from streaming.trending import Trending
-
-_LENGTH = struct.Struct(">i")
-# One float of a list: its size in bytes, then its value.
-_ELEMENT = np.dtype([("size", ">i4"), ("value", ">f4")])
-
-
-class Lists(NamedTuple):
-    """Lists of U users. item_ids, scores: wire form. source, version: of each user."""
-
-    item_ids: list[bytes]
-    scores: list[bytes]
-    source: list[str]
-    version: list[str]
+from streaming.wire import Lists, wire_floats, wire_list, wire_value
 
 
 class Fallback:
@@ -38,7 +19,7 @@ class Fallback:
         keep = [i for i, item in enumerate(trending.item_ids) if item not in unavailable]
         ids = [trending.item_ids[i] for i in keep]
         self.hashes = hash_ids(ids)
-        self.parts = [_LENGTH.pack(len(raw)) + raw for raw in (item.encode() for item in ids)]
+        self.parts = [wire_value(item.encode()) for item in ids]
         self.scores = np.array([trending.counts[i] for i in keep], np.float32)
 
     def lists(self, histories: NDArray[np.uint64]) -> tuple[list[bytes], list[bytes]]:
@@ -47,7 +28,7 @@ class Fallback:
         for history in histories:
             rows = np.flatnonzero(~np.isin(self.hashes, history))[:LIST_LENGTH]
             item_ids.append(wire_list([self.parts[i] for i in rows.tolist()]))
-            scores.append(wire_floats(self.scores[rows]))
+            scores += wire_floats(self.scores[rows][None])
         return item_ids, scores
 
 
@@ -67,31 +48,23 @@ def rank(model: Model | None, available: NDArray[np.bool_], fallback: Fallback, 
             rows = known[start : start + BATCH_SIZES[-1]]
             index, score = model.run({name: values[rows] for name, values in inputs.items()}, available)
             shown = np.isfinite(score)
-            for place, user in enumerate(rows.tolist()):
-                chosen = index[place][shown[place]]
-                if not len(chosen):
+            # Where a list ends early its rest is masked; such users are few, and go one by one.
+            for places in [np.flatnonzero(shown.all(axis=1)), *np.flatnonzero(~shown.all(axis=1))[:, None]]:
+                if not len(places):
+                    continue
+                kept = shown[places[0]]
+                if not kept.any():
                     continue  # every score is masked or not finite
-                item_ids[user] = wire_list(model.parts[chosen].tolist())
-                scores[user] = wire_floats(score[place][shown[place]])
-                source[user] = SOURCE_MODEL
-                version[user] = model.manifest.version
-                helped[user] = True
+                parts = model.parts[index[places][:, kept]].tolist()
+                for user, ids, values in zip(
+                    rows[places].tolist(), parts, wire_floats(score[places][:, kept]), strict=True
+                ):
+                    item_ids[user], scores[user] = wire_list(ids), values
+                    source[user], version[user] = SOURCE_MODEL, model.manifest.version
+                helped[rows[places]] = True
     rest = np.flatnonzero(~helped)
     if len(rest):
         rest_ids, rest_scores = fallback.lists(states["ring"]["item"][rest])
         for user, ids, values in zip(rest.tolist(), rest_ids, rest_scores, strict=True):
             item_ids[user], scores[user] = ids, values
     return Lists(item_ids, scores, source, version)
-
-
-def wire_list(parts: list[bytes]) -> bytes:
-    """A frozen list of elements that carry their length already."""
-    return _LENGTH.pack(len(parts)) + b"".join(parts)
-
-
-def wire_floats(values: NDArray[np.float32]) -> bytes:
-    """A frozen list of floats."""
-    elements = np.empty(len(values), _ELEMENT)
-    elements["size"] = 4
-    elements["value"] = values
-    return _LENGTH.pack(len(values)) + elements.tobytes()

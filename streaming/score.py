@@ -14,14 +14,16 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.dead_letter import bury, encode_dead_letter
 from schemas.records import load_states
-from streaming.config import Settings
+from schemas.user_state import States
+from streaming.config import DAY_S, Settings
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS, job_version
 from streaming.features import Updated
 from streaming.metrics import Metrics
 from streaming.model_slot import Model, ModelSlot, scorer_threads
-from streaming.rank import Fallback, Lists, rank
+from streaming.rank import Fallback, rank
 from streaming.trending import Trending
+from streaming.wire import insert_values
 
 log = logging.getLogger("score")
 
@@ -35,15 +37,12 @@ _RESTORE_S = 60.0
 
 
 class Rows(NamedTuple):
-    """A micro-batch of rows, U of them, and deletes.
+    """A micro-batch of U rows to write, as the values of inserts in wire form, and of rows to delete.
 
-    event_time: int64[U] ms. write_time: int64[U] µs. produced: int64[N] ms, of the events these rows know.
+    erased: (user id, write time µs). produced: int64[N] ms, of the events these rows know.
     """
 
-    user_ids: list[str]
-    lists: Lists
-    event_time: list[int]
-    write_time: list[int]
+    inserts: list[bytes]
     erased: list[tuple[str, int]]
     produced: NDArray[np.int64]
 
@@ -60,6 +59,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         self._slot = ModelSlot(section.providers, scorer_threads(section.scorer_threads, section.parallelism))
         # ONNX Runtime may not be called in the task's thread: see model_slot.
         self._scorer = ThreadPoolExecutor(1, "scorer")
+        self._ttl = section.row_ttl_days * DAY_S
         self._restored = False
         self._noted: Model | None = None
         self._announced: dict[str, Announced] = {}
@@ -108,32 +108,28 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         started = time.perf_counter()
         states = load_states(value.records) if value.user_ids else None
         if states is None:
-            yield Rows([], Lists([], [], [], []), [], [], value.erased, value.produced)
+            yield Rows([], value.erased, value.produced)
             return
-        lists = self._scorer.submit(self._rank, states).result()
+        inserts, by_model = self._scorer.submit(self._rows, value.user_ids, states).result()
         self._note_swap()
-        by_model = sum(1 for version in lists.version if version)
         self._metrics.add(
             users=len(states),
             by_model=by_model,
             by_trending=len(states) - by_model,
             us=int((time.perf_counter() - started) * 1e6),
         )
-        yield Rows(
-            value.user_ids,
-            lists,
-            states["ring"]["event_time"][:, 0].tolist(),
-            states["last_write"].tolist(),
-            value.erased,
-            value.produced,
-        )
+        yield Rows(inserts, value.erased, value.produced)
 
-    def _rank(self, states: Any) -> Lists:
-        """In the scorer's thread: change the model if one is ready, then rank."""
+    def _rows(self, user_ids: list[str], states: States) -> tuple[list[bytes], int]:
+        """In the scorer's thread: change the model if one is ready, then rank. The rows, and how many are its."""
         model, swapped = self._slot.take()
         if swapped:
             self._refresh()
-        return rank(model, self._available, self._fallback, states)
+        lists = rank(model, self._available, self._fallback, states)
+        event_time = states["ring"]["event_time"][:, 0]
+        now_ms = int(time.time() * 1000)
+        inserts = insert_values(user_ids, lists, event_time, now_ms, self._ttl, states["last_write"])
+        return inserts, len(user_ids) - lists.version.count("")
 
     def _refresh(self) -> None:
         """Bring what depends on model and availability up to date."""

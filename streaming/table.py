@@ -64,6 +64,8 @@ def connect(settings: CommonSettings) -> Session:
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         sockopts=NO_DELAY,
         connect_timeout=REQUEST_TIMEOUT_S,
+        # Rows go to servers nearby, and packing them would cost more than sending them.
+        compression=False,
         # A server that comes back is used again within a second or two, not after the default's ten minutes.
         reconnection_policy=ExponentialReconnectionPolicy(0.5, 2.0),
     )

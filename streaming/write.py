@@ -7,13 +7,11 @@ with a later write time.
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from cassandra.cluster import Session
-from cassandra.marshal import int32_pack, int64_pack
-from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from schemas.errors import UnreachableError
@@ -23,12 +21,14 @@ from schemas.recommendation import (
     delete_statement,
     insert_statement,
 )
-from streaming.config import Settings
+from streaming.config import DAY_S, Settings
 from streaming.metrics import Freshness, Metrics
 from streaming.rank import Fallback
 from streaming.score import Rows
 from streaming.table import check_tables, connect
 from streaming.trending import Trending
+from streaming.wire import DELETE_KEY, INSERT_KEY, Lists, delete_values, insert_values, value_at
+from streaming.wire_batch import Statements, WireBatch, WireProtocol, fits
 
 log = logging.getLogger("write")
 
@@ -38,39 +38,36 @@ BATCH_ROWS = 100
 # A Cassandra that does not answer is tried again for so long; then the job restarts from its checkpoint.
 RETRY_S = 60.0
 RETRY_PAUSE_S = 0.5
-DAY_S = 24 * 3600
 # The longest pause in output is looked for in windows of this length.
 PAUSE_WINDOW_S = 10.0
 
 
 class Writer:
-    """Writes wire-form rows and deletes; every call returns after the last acknowledgement."""
+    """Writes rows whose values are in wire form, and deletes; every call returns after the last acknowledgement."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, table: str) -> None:
         self._session: Session = connect(settings)
         check_tables(self._session, settings.keyspace)
         self._keyspace = settings.keyspace
-        prepare = self._session.prepare
-        self._insert = {t: prepare(insert_statement(self._keyspace, t)) for t in ("recommendations", "trending")}
-        self._delete = prepare(delete_statement(self._keyspace))
-        self._ttl = int32_pack(settings.streaming.row_ttl_days * DAY_S)
+        self._insert: bytes = self._session.prepare(insert_statement(self._keyspace, table)).query_id
+        self._delete: bytes = self._session.prepare(delete_statement(self._keyspace)).query_id
+        if fits(self._session.cluster.protocol_version, self._keyspace):
+            self._session.client_protocol_handler = WireProtocol
+        else:
+            log.warning("write: this cassandra-driver takes no batches in wire form; rows go to it one by one")
         self.batches = 0
 
     def close(self) -> None:
         """Close the connections."""
         self._session.cluster.shutdown()
 
-    def row(self, table: str, key: str, columns: Sequence[bytes], write_time_us: int) -> BoundStatement:
-        """An insert whose values are in wire form already: key, COLUMNS, ttl, write time."""
-        return _bound(self._insert[table], [key.encode(), *columns, self._ttl, int64_pack(write_time_us)], 0)
+    def write(self, inserts: list[bytes], deletes: Sequence[tuple[str, int]] = ()) -> None:
+        """Send and wait. inserts: values in wire form. deletes: key, write time in µs.
 
-    def delete(self, user_id: str, write_time_us: int) -> BoundStatement:
-        """A delete of a user's row."""
-        return _bound(self._delete, [int64_pack(write_time_us), user_id.encode()], 1)
-
-    def write(self, statements: list[BoundStatement]) -> None:
-        """Send and wait. Raises UnreachableError when Cassandra does not take them for RETRY_S."""
-        pending = self._batches(statements)
+        Raises UnreachableError when Cassandra does not take them for RETRY_S.
+        """
+        pending = [*self._batches(self._insert, inserts, INSERT_KEY)]
+        pending += self._batches(self._delete, [delete_values(*delete) for delete in deletes], DELETE_KEY)
         deadline = time.monotonic() + RETRY_S
         while pending:
             failed, reason = [], ""
@@ -91,36 +88,27 @@ class Writer:
                 time.sleep(RETRY_PAUSE_S)
             pending = failed
 
-    def _batches(self, statements: list[BoundStatement]) -> list[BatchStatement]:
+    def _batches(self, statement: bytes, rows: list[bytes], key_index: int) -> Iterator[WireBatch]:
         """Unlogged batches below Cassandra's size limit, each for one set of replicas."""
-        groups: dict[Any, list[BoundStatement]] = {}
         tokens = self._session.cluster.metadata.token_map
-        one_node = tokens is None or len(self._session.cluster.metadata.all_hosts()) == 1
-        for statement in statements:
-            group: Any = None
-            if not one_node:
-                token = tokens.token_class.from_key(statement.routing_key)
-                group = tuple(tokens.get_replicas(self._keyspace, token))
-            groups.setdefault(group, []).append(statement)
-        batches = []
+        groups: dict[Any, list[bytes]] = {None: rows}
+        if tokens is not None and len(self._session.cluster.metadata.all_hosts()) > 1:
+            groups = {}
+            for row in rows:
+                token = tokens.token_class.from_key(value_at(row, key_index))
+                groups.setdefault(tuple(tokens.get_replicas(self._keyspace, token)), []).append(row)
         for members in groups.values():
-            batch, size = BatchStatement(BatchType.UNLOGGED), 0
-            for statement in members:
-                need = sum(map(len, statement.values))
-                if len(batch) and (size + need > BATCH_BYTES or len(batch) >= BATCH_ROWS):
-                    batches.append(batch)
-                    batch, size = BatchStatement(BatchType.UNLOGGED), 0
-                batch.add(statement)
-                size += need
-            batches.append(batch)
-        return batches
+            start, size = 0, 0
+            for end, row in enumerate(members):
+                if end > start and (size + len(row) > BATCH_BYTES or end - start >= BATCH_ROWS):
+                    yield self._batch(statement, members[start:end], key_index)
+                    start, size = end, 0
+                size += len(row)
+            if members:
+                yield self._batch(statement, members[start:], key_index)
 
-
-def _bound(statement: PreparedStatement, values: list[bytes], key_place: int) -> BoundStatement:
-    bound = BoundStatement(statement)
-    bound.values = values
-    bound._routing_key = values[key_place]
-    return bound
+    def _batch(self, statement: bytes, rows: list[bytes], key_index: int) -> WireBatch:
+        return WireBatch(Statements(statement, rows), self._keyspace, value_at(rows[0], key_index))
 
 
 class WriteRows(ProcessFunction):  # type: ignore[misc]
@@ -131,7 +119,7 @@ class WriteRows(ProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
-        self._writer = Writer(self._settings)
+        self._writer = Writer(self._settings, "recommendations")
         self._metrics = Metrics(runtime_context, "write").declare(
             ["rows", "deletes", "batches", "us"], ["longest_pause_ms"]
         )
@@ -146,25 +134,11 @@ class WriteRows(ProcessFunction):  # type: ignore[misc]
     def process_element(self, value: Rows, ctx: ProcessFunction.Context) -> Iterable[Any]:
         """A micro-batch of rows in; nothing out, all of it acknowledged."""
         started = time.perf_counter()
-        scored_at = int64_pack(int(time.time() * 1000))
-        lists = value.lists
-        statements = [
-            self._writer.row(
-                "recommendations",
-                user,
-                (ids, scores, source.encode(), version.encode(), int64_pack(event_time), scored_at),
-                write_time,
-            )
-            for user, ids, scores, source, version, event_time, write_time in zip(
-                value.user_ids, *lists, value.event_time, value.write_time, strict=True
-            )
-        ]
-        statements += [self._writer.delete(user, when) for user, when in value.erased]
         before = self._writer.batches
-        self._writer.write(statements)
+        self._writer.write(value.inserts, value.erased)
         self._freshness.count(value.produced)
         self._metrics.add(
-            rows=len(value.user_ids),
+            rows=len(value.inserts),
             deletes=len(value.erased),
             batches=self._writer.batches - before,
             us=int((time.perf_counter() - started) * 1e6),
@@ -190,7 +164,8 @@ class WriteTrending(ProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
-        self._writer = Writer(self._settings)
+        self._writer = Writer(self._settings, "trending")
+        self._ttl = self._settings.streaming.row_ttl_days * DAY_S
 
     def close(self) -> None:
         """Called by Flink when the task ends."""
@@ -199,14 +174,8 @@ class WriteTrending(ProcessFunction):  # type: ignore[misc]
     def process_element(self, value: Trending, ctx: ProcessFunction.Context) -> Iterable[Any]:
         """A trending list in; nothing out."""
         now_us = time.time_ns() // 1000
-        (item_ids,), (scores,) = Fallback(value, set()).lists(np.zeros((1, 0), np.uint64))
-        columns = (
-            item_ids,
-            scores,
-            SOURCE_TRENDING.encode(),
-            b"",
-            int64_pack(value.event_time),
-            int64_pack(now_us // 1000),
-        )
-        self._writer.write([self._writer.row("trending", TRENDING_SCOPE, columns, now_us)])
+        item_ids, scores = Fallback(value, set()).lists(np.zeros((1, 0), np.uint64))
+        lists = Lists(item_ids, scores, [SOURCE_TRENDING], [""])
+        event_time, write_time = np.array([value.event_time]), np.array([now_us])
+        self._writer.write(insert_values([TRENDING_SCOPE], lists, event_time, now_us // 1000, self._ttl, write_time))
         return ()

@@ -11,8 +11,9 @@ from schemas.click import Click
 from schemas.recommendation import LIST_LENGTH
 from schemas.user_state import HISTORY, States, apply_events, empty_states
 from streaming.model_slot import BATCH_SIZES, Model, load
-from streaming.rank import Fallback, Lists, rank
+from streaming.rank import Fallback, rank
 from streaming.trending import Trending
+from streaming.wire import Lists
 from tests.oracle import Oracle
 from tests.releases import base_scores, make_release
 from tests.unit.schemas.wire import NOW_MS, columns_of
