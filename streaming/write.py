@@ -7,11 +7,13 @@ with a later write time.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-from cassandra.cluster import Session
+from cassandra.cluster import ResponseFuture, Session
 from pyflink.datastream import ProcessFunction, RuntimeContext
 
 from schemas.errors import UnreachableError
@@ -35,6 +37,8 @@ log = logging.getLogger("write")
 # Cassandra refuses batches above 50 KiB (batch_size_fail_threshold); headers and ids want some room.
 BATCH_BYTES = 40 * 1024
 BATCH_ROWS = 100
+# Fewer leave Cassandra waiting for us; more fill the socket, upon which the driver takes the server for dead.
+IN_FLIGHT = 16
 # A Cassandra that does not answer is tried again for so long; then the job restarts from its checkpoint.
 RETRY_S = 60.0
 RETRY_PAUSE_S = 0.5
@@ -66,27 +70,42 @@ class Writer:
 
         Raises UnreachableError when Cassandra does not take them for RETRY_S.
         """
-        pending = [*self._batches(self._insert, inserts, INSERT_KEY)]
-        pending += self._batches(self._delete, [delete_values(*delete) for delete in deletes], DELETE_KEY)
+        pending: Iterable[WireBatch] = chain(
+            self._batches(self._insert, inserts, INSERT_KEY),
+            self._batches(self._delete, [delete_values(*delete) for delete in deletes], DELETE_KEY),
+        )
         deadline = time.monotonic() + RETRY_S
-        while pending:
-            failed, reason = [], ""
-            for batch, future in [(batch, self._session.execute_async(batch)) for batch in pending]:
-                try:
-                    future.result()
-                    self.batches += 1
-                except Exception as error:  # timeouts, lost connections, overload: all are tried again
-                    failed.append(batch)
-                    reason = f"{type(error).__name__}: {error}"
-            if failed and time.monotonic() > deadline:
+        while True:
+            failed, reason = self._send(pending)
+            if not failed:
+                return
+            if time.monotonic() > deadline:
                 raise UnreachableError(
                     f"Cassandra takes no rows ({reason})",
                     "see that it runs; the job goes on from its checkpoint",
                 )
-            if failed:
-                log.warning("write: %d batches not taken (%s), trying again", len(failed), reason)
-                time.sleep(RETRY_PAUSE_S)
+            log.warning("write: %d batches not taken (%s), trying again", len(failed), reason)
+            time.sleep(RETRY_PAUSE_S)
             pending = failed
+
+    def _send(self, batches: Iterable[WireBatch]) -> tuple[list[WireBatch], str]:
+        """Send batches, IN_FLIGHT of them at a time, and wait for all; returns those not taken, and why."""
+        failed: list[WireBatch] = []
+        reason = ""
+        waiting: deque[tuple[WireBatch, ResponseFuture]] = deque()
+        upcoming = iter(batches)
+        while True:
+            for batch in islice(upcoming, IN_FLIGHT - len(waiting)):
+                waiting.append((batch, self._session.execute_async(batch)))
+            if not waiting:
+                return failed, reason
+            batch, future = waiting.popleft()
+            try:
+                future.result()
+                self.batches += 1
+            except Exception as error:  # timeouts, lost connections, overload: all are tried again
+                failed.append(batch)
+                reason = f"{type(error).__name__}: {error}"
 
     def _batches(self, statement: bytes, rows: list[bytes], key_index: int) -> Iterator[WireBatch]:
         """Unlogged batches below Cassandra's size limit, each for one set of replicas."""
