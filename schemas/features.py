@@ -35,15 +35,29 @@ class Vocabulary:
         self.size = len(self.ids)
         hashes = hash_ids(self.ids)
         order = np.argsort(hashes)
-        self._hashes = hashes[order]
-        self._index = order.astype(np.int64) + 1
+        # One more behind the last, which no item has: the end of a search may be looked at.
+        self._hashes = np.append(hashes[order], np.uint64(0))
+        self._index = np.append(order.astype(np.int64) + 1, 0)
+        # Hashes are spread evenly: their first bits say where among all they lie, give or take two.
+        bits = max(1, self.size.bit_length())
+        self._shift = np.uint64(64 - bits)
+        firsts = np.arange(1 << bits, dtype=np.uint64) << self._shift
+        self._start = np.append(np.searchsorted(self._hashes[:-1], firsts), self.size)
 
     def index_of(self, item_hash: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Indices of hashed items, of the same shape; 0 where an item is unknown."""
-        if self.size == 0:
-            return np.zeros(item_hash.shape, np.int64)
-        place = np.minimum(np.searchsorted(self._hashes, item_hash), self.size - 1)
-        return np.where(self._hashes[place] == item_hash, self._index[place], 0)
+        index = np.zeros(item_hash.shape, np.int64)
+        asked = np.flatnonzero(item_hash)
+        wanted = item_hash.reshape(-1)[asked]
+        bucket = (wanted >> self._shift).astype(np.int64)
+        place, end = self._start[bucket], self._start[bucket + 1]
+        while len(asked):
+            found = self._hashes[place] == wanted
+            index.reshape(-1)[asked[found]] = self._index[place[found]]
+            place = place + 1
+            left = ~found & (place < end)
+            asked, wanted, place, end = asked[left], wanted[left], place[left], end[left]
+        return index
 
 
 def history_inputs(item_index: NDArray[np.int64], action: NDArray[np.uint8], event_time: NDArray[np.int64]) -> Inputs:
@@ -68,8 +82,8 @@ def history_inputs(item_index: NDArray[np.int64], action: NDArray[np.uint8], eve
 def time_bucket(span_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """The log2 bucket, 1 … GAP_BUCKETS - 1, of spans in ms; negative ones count as 0."""
     seconds = np.maximum(span_ms, 0) // 1000
-    # frexp gives the exact bit length: 0 s -> 1, 1-2 s -> 2, 3-6 s -> 3, …
-    bits = np.frexp((seconds + 1).astype(np.float64))[1].astype(np.int64)
+    # A float's exponent is the exact bit length: 0 s -> 1, 1-2 s -> 2, 3-6 s -> 3, …
+    bits = ((seconds + 1).astype(np.float64).view(np.int64) >> 52) - 1022
     return np.minimum(bits, GAP_BUCKETS - 1)
 
 

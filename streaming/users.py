@@ -22,6 +22,11 @@ class Users:
         self._young: dict[str, bytes | None] = {}
         self._old: dict[str, bytes | None] = {}
 
+    @property
+    def remembered(self) -> int:
+        """How many records lie here, too."""
+        return len(self._young) + len(self._old)
+
     def read(self, users: Sequence[str]) -> list[bytes | None]:
         """The records of these users; None for a user without one."""
         young, old, kept = self._young, self._old, self._kept
