@@ -43,8 +43,8 @@ from schemas.release import (
 )
 from streaming.wire import wire_value
 
-# Batches are padded to one of these, so that a session sees few shapes and every one is warm. The largest bounds the
-# memory of one call: users × items scores.
+# On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
+# costs nothing, and a row that nobody needs as much as any. The largest bounds the memory of one call: users × items.
 BATCH_SIZES = (1, 8, 32, 128, 256)
 # Scores of two providers and precisions of one model differ in the last digits.
 WARMUP_TOLERANCE = 1e-2
@@ -69,14 +69,11 @@ class Model:
     def run(self, inputs: Inputs, available: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top items of B users: index int64[B, K], score float32[B, K], best first. B at most BATCH_SIZES[-1]."""
         count = len(inputs["item_index"])
-        padded = next(size for size in BATCH_SIZES if size >= count)
+        spare = next(size for size in BATCH_SIZES if size >= count) - count if self.provider == CUDA else 0
         feeds: dict[str, NDArray[Any]] = {}
         for name in self.manifest.inputs:
-            if name == "available":
-                feeds[name] = available
-            else:
-                rows = inputs[name]
-                feeds[name] = np.pad(rows, ((0, padded - count), (0, 0)))
+            rows = available if name == "available" else inputs[name]
+            feeds[name] = np.pad(rows, ((0, spare), (0, 0))) if spare and name != "available" else rows
         index, score = self.session.run([OUTPUT_INDEX, OUTPUT_SCORE], feeds)
         return index[:count], score[:count]
 

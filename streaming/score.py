@@ -1,6 +1,7 @@
 """score: rank each micro-batch's users with the model in service, and change that model between two micro-batches."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,8 @@ from pyflink.datastream import BroadcastProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.dead_letter import bury, encode_dead_letter
+from schemas.ids import hash_ids
 from schemas.records import load_states
-from schemas.user_state import States
 from streaming.config import DAY_S, Settings
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS, job_version
@@ -32,6 +33,11 @@ SHARED = MapStateDescriptor("shared", Types.STRING(), Types.PICKLED_BYTE_ARRAY()
 _RELEASES, _TRENDING, _ITEM = "releases", "trending", "item:"
 # So many announced releases are remembered; after a restart the newest of them that loads is served.
 _REMEMBERED = 5
+# So many users are scored and written at a time: enough for a model's batch and some full batches of rows.
+BLOCK = 256
+# Python's threads here hand over to each other many times a micro-batch; the usual 5 ms would be waited for each time.
+SWITCH_S = 0.0005
+_NONE = np.zeros(0, np.int64)
 # A restarted job waits so long for its model before it goes on with trending lists.
 _RESTORE_S = 60.0
 
@@ -47,6 +53,14 @@ class Rows(NamedTuple):
     produced: NDArray[np.int64]
 
 
+class _Block(NamedTuple):
+    """Rows of some users, how many of them are the model's, and the time it took, µs."""
+
+    inserts: list[bytes]
+    by_model: int
+    us: int
+
+
 class Score(BroadcastProcessFunction):  # type: ignore[misc]
     """Users by micro-batch on one side; releases, availability and the trending list on the other."""
 
@@ -55,6 +69,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
+        sys.setswitchinterval(SWITCH_S)
         section = self._settings.streaming
         self._slot = ModelSlot(section.providers, scorer_threads(section.scorer_threads, section.parallelism))
         # ONNX Runtime may not be called in the task's thread: see model_slot.
@@ -105,31 +120,36 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         """States of a micro-batch in, its rows out."""
         self._restore(ctx.get_broadcast_state(SHARED))
         yield from self._refusals()
-        started = time.perf_counter()
-        states = load_states(value.records) if value.user_ids else None
-        if states is None:
-            yield Rows([], value.erased, value.produced)
-            return
-        inserts, by_model = self._scorer.submit(self._rows, value.user_ids, states).result()
+        users = len(value.user_ids)
+        # All are asked for at once: while one block is written, the scorer's thread goes on with the next.
+        blocks = [
+            self._scorer.submit(self._block, value.user_ids[at : at + BLOCK], value.records[at : at + BLOCK])
+            for at in range(0, users, BLOCK)
+        ]
+        last = _Block([], 0, 0)
+        for number, block in enumerate(blocks):
+            if number:
+                yield Rows(last.inserts, [], _NONE)
+            last = block.result()
+            self._metrics.add(by_model=last.by_model, by_trending=len(last.inserts) - last.by_model, us=last.us)
         self._note_swap()
-        self._metrics.add(
-            users=len(states),
-            by_model=by_model,
-            by_trending=len(states) - by_model,
-            us=int((time.perf_counter() - started) * 1e6),
-        )
-        yield Rows(inserts, value.erased, value.produced)
+        self._metrics.add(users=users)
+        # What was asked of the micro-batch as a whole is done when its last row is written.
+        yield Rows(last.inserts, value.erased, value.produced)
 
-    def _rows(self, user_ids: list[str], states: States) -> tuple[list[bytes], int]:
-        """In the scorer's thread: change the model if one is ready, then rank. The rows, and how many are its."""
+    def _block(self, user_ids: list[str], records: list[bytes]) -> "_Block":
+        """In the scorer's thread: change the model if one is ready, then rank and make the rows."""
+        started = time.perf_counter()
         model, swapped = self._slot.take()
         if swapped:
             self._refresh()
+        states = load_states(records)
         lists = rank(model, self._available, self._fallback, states)
         event_time = states["ring"]["event_time"][:, 0]
         now_ms = int(time.time() * 1000)
         inserts = insert_values(user_ids, lists, event_time, now_ms, self._ttl, states["last_write"])
-        return inserts, len(user_ids) - lists.version.count("")
+        by_model = len(user_ids) - lists.version.count("")
+        return _Block(inserts, by_model, int((time.perf_counter() - started) * 1e6))
 
     def _refresh(self) -> None:
         """Bring what depends on model and availability up to date."""
@@ -137,8 +157,8 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         self._fallback = Fallback(self._trending, self._unavailable)
         if model is not None:
             self._available = np.ones(model.vocabulary.size + 1, np.bool_)
-            gone = [index for index, item in enumerate(model.vocabulary.ids, 1) if item in self._unavailable]
-            self._available[gone] = False
+            gone = model.vocabulary.index_of(hash_ids(list(self._unavailable)))
+            self._available[gone[gone > 0]] = False
 
     def _note_swap(self) -> None:
         """Count a change of model, here in the task's thread: metrics live in Java."""
