@@ -3,9 +3,11 @@
 The record is event counts in time buckets and a ring of the last HISTORY events. It depends on the set of events
 alone, not on the order in which they came: events stand by (event_time, event hash), counts by absolute bucket.
 Its first byte is the layout's version: Flink sees bytes and cannot migrate them, so old layouts stay readable here.
-In memory all records are of one size; the empty places at the end of a ring are not kept (see records.py).
+In memory all records are of one size; kept are they up to the last event of their ring: who has few events has a short
+record.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +65,20 @@ assert USER_STATE.fields is not None
 RING_START, RING_BYTES = USER_STATE.fields["ring"][1], HISTORY * EVENT.itemsize
 _COUNT_START = USER_STATE.fields["count"][1]
 
+# Layout 1: always of full size, oldest to newest, empty places on the left, a column a field.
+_LAYOUT_1 = np.dtype(
+    [
+        ("layout", "u1"),
+        ("item", "<u8", (HISTORY,)),
+        ("event_time", "<i8", (HISTORY,)),
+        ("event", "<u8", (HISTORY,)),
+        ("action", "u1", (HISTORY,)),
+        ("head", "<i4", (len(WINDOWS),)),
+        ("count", "<u2", (sum(window.buckets for window in WINDOWS), len(ACTIONS))),
+        ("last_write", "<i8"),
+    ]
+)
+
 # By bucket of all windows: which window it is of, its place there, and how many that has.
 _WINDOW = np.repeat(np.arange(len(WINDOWS)), [window.buckets for window in WINDOWS])
 _PLACE = np.concatenate([np.arange(window.buckets) for window in WINDOWS]).astype(np.int32)
@@ -87,6 +103,33 @@ def empty_states(count: int) -> States:
     states = np.zeros(count, USER_STATE)
     states["layout"] = LAYOUT
     return states
+
+
+def load_states(records: Sequence[bytes | None]) -> States:
+    """States[U] of U records as kept in Flink; None is a user without state. Raises ValueError on what is no record."""
+    blank = empty_states(1).tobytes()
+    full = [blank if record is None else record.ljust(USER_STATE.itemsize, b"\0") for record in records]
+    lengths = np.fromiter((RING_START if record is None else len(record) for record in records), np.int64, len(full))
+    broken = (lengths < RING_START) | (lengths > RING_START + RING_BYTES)
+    broken |= (lengths - RING_START) % EVENT.itemsize != 0
+    broken &= lengths != _LAYOUT_1.itemsize
+    if broken.any():
+        raise ValueError(f"a state has {lengths[broken][0]} bytes, which is no whole number of events")
+    states = np.frombuffer(bytearray().join(full), USER_STATE)
+    for index in np.flatnonzero(states["layout"] != LAYOUT).tolist():
+        if states["layout"][index] != 1 or lengths[index] != _LAYOUT_1.itemsize:
+            raise ValueError(f"a state has layout {states['layout'][index]}; this version reads 1 to {LAYOUT}")
+        states[index] = _from_layout_1(full[index][: _LAYOUT_1.itemsize])
+    return states
+
+
+def dump_states(states: States) -> list[bytes]:
+    """The records to keep, one a user."""
+    raw = states.tobytes()
+    events = np.count_nonzero(states["ring"]["item"], axis=1)
+    starts = np.arange(len(states)) * USER_STATE.itemsize
+    ends = starts + RING_START + EVENT.itemsize * events
+    return [raw[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def select(states: States, rows: NDArray[Any]) -> States:
@@ -229,3 +272,13 @@ def _count(states: States, owner: Ints, events: States) -> None:
 def _raw(states: States) -> NDArray[np.uint8]:
     """The bytes of U states: uint8[U, size], a view."""
     return states.view(np.uint8).reshape(len(states), USER_STATE.itemsize)
+
+
+def _from_layout_1(record: bytes) -> np.void:
+    [old] = np.frombuffer(record, _LAYOUT_1)
+    state: np.void = empty_states(1)[0]
+    for name in ("head", "count", "last_write"):
+        state[name] = old[name]
+    for name in EVENT.names or ():
+        state["ring"][name] = old[name][::-1]
+    return state

@@ -20,11 +20,11 @@ class StreamingSection(Section):
         le=128,
         description="Never to be exceeded while the state lives: users are dealt to so many shards.",
     )
-    window_ms: int = Field(
-        20,
-        ge=5,
-        le=1000,
-        description="Events of a shard wait this long for each other: freshness against load.",
+    freshness_ms: int = Field(
+        30,
+        ge=10,
+        le=3000,
+        description="Half of all events shall be in their user's row within so long, while the job keeps up with them.",
     )
     row_ttl_days: int = Field(90, ge=1, description="A row that no new event touches disappears after so long.")
     trending_hours: int = Field(7 * 24, ge=1, description="Popularity is counted over so many hours of event time.")
@@ -33,6 +33,16 @@ class StreamingSection(Section):
         description="ONNX Runtime providers, the first that works.",
     )
     scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
+
+    @property
+    def window_ms(self) -> int:
+        """Events of a shard wait so long for each other, at most; each waits half of that on average."""
+        return max(5, self.freshness_ms * 2 // 3)
+
+    @property
+    def buffer_timeout_ms(self) -> int:
+        """A half full buffer between two tasks waits so long; an event passes two. Each round of looking costs CPU."""
+        return max(1, min(100, self.freshness_ms // 15))
 
 
 class Settings(CommonSettings):
@@ -68,5 +78,8 @@ class Settings(CommonSettings):
             f"config: kafka {self.kafka.bootstrap}, cassandra {','.join(self.cassandra.hosts)}:{self.cassandra.port}",
             f"config: events {', '.join(self.event_topics)}; control {', '.join(self.control_topics)}",
             f"config: keyspace {self.keyspace}, rows live {s.row_ttl_days} days",
-            f"config: parallelism {s.parallelism} of at most {s.largest_parallelism}, window {s.window_ms} ms",
+            f"config: parallelism {s.parallelism}, hence {s.parallelism} TaskManagers; never above "
+            f"{s.largest_parallelism}, hence {s.largest_parallelism} shards",
+            f"config: freshness {s.freshness_ms} ms, hence windows of {s.window_ms} ms and buffers sent after "
+            f"{s.buffer_timeout_ms} ms",
         ]

@@ -21,8 +21,7 @@ from pyflink.datastream.state import MapStateDescriptor
 from schemas.avro import BadRecord
 from schemas.click import ACTIONS, Clicks, decode_clicks
 from schemas.erasure import decode_erasure
-from schemas.records import dump_states, load_states
-from schemas.user_state import HOUR_MS, apply_events, select
+from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states, select
 from streaming.batch import Records, records_of
 from streaming.dead_letter import job_version, letters
 from streaming.metrics import Metrics

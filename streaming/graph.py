@@ -28,8 +28,12 @@ def batches(
     topics: list[str],
     shards: list[int],
     window_ms: int,
+    buffer_timeout_ms: int,
 ) -> DataStream:
-    """The micro-batches of a table as a stream of (shard key, records), its operators named read and batch."""
+    """The micro-batches of a table as a stream of (shard key, records), its operators named read and batch.
+
+    buffer_timeout_ms: how long a half full buffer waits at the end of each.
+    """
     rows = micro_batches(tables, source, topics, shards, window_ms)
     # The row type must be a plain one: the keyed Python operator reads the key's type off it.
     stream = tables.to_append_stream(rows, ROW_TYPE)
@@ -41,6 +45,7 @@ def batches(
         if name is not None:
             transformation.setName(name + suffix)
             transformation.setUid(name + suffix)
+            transformation.setBufferTimeout(buffer_timeout_ms)
         inputs = transformation.getInputs()
         transformation = inputs.get(0) if not inputs.isEmpty() else None
     return stream

@@ -22,8 +22,9 @@ from streaming.score import SHARED, Score
 from streaming.trending import CountTrending
 from streaming.write import WriteRows, WriteTrending
 
-# Control messages are few; a longer window makes the first reading of a large catalogue cheap.
-CONTROL_WINDOW_MS = 100
+# Control messages and trending lists may take their time: a longer window makes the first reading of a large catalogue
+# cheap, and buffers that are seldom looked at cost nothing.
+SLOW_MS = 100
 
 
 def build(settings: Settings) -> StreamExecutionEnvironment:
@@ -32,14 +33,15 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     environment = StreamExecutionEnvironment.get_execution_environment(_configuration())
     environment.set_parallelism(dials.parallelism)
     environment.set_max_parallelism(batch.MAX_PARALLELISM)
+    environment.set_buffer_timeout(SLOW_MS)
     tables = StreamTableEnvironment.create(environment)
     kafka, group = settings.kafka.bootstrap, settings.job_name
 
     read.declare(tables, read.EVENTS, kafka, settings.event_topics, group)
     read.declare(tables, read.CONTROL, kafka, settings.control_topics, f"{group}-control")
     shards = batch.balanced_keys(dials.largest_parallelism)
-    events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms)
-    messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], CONTROL_WINDOW_MS)
+    events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms, dials.buffer_timeout_ms)
+    messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], SLOW_MS, SLOW_MS)
 
     features = named(
         keyed(events).process(
@@ -47,7 +49,7 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
             Types.PICKLED_BYTE_ARRAY(),
         ),
         "features",
-    )
+    ).set_buffer_timeout(dials.buffer_timeout_ms)
     control = named(
         keyed(messages).process(
             Control(settings.control_topics, settings.kafka.schema_registry_url), Types.PICKLED_BYTE_ARRAY()

@@ -15,7 +15,7 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.dead_letter import bury, encode_dead_letter
 from schemas.ids import hash_ids
-from schemas.records import load_states
+from schemas.user_state import load_states
 from streaming.config import DAY_S, Settings
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS, job_version

@@ -55,10 +55,10 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
 
 
 def test_sections_of_two_places_are_merged_key_by_key(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(empty_place, "[streaming]\nwindow_ms = 50\nparallelism = 2\n")
+    write(empty_place, "[streaming]\nfreshness_ms = 50\nparallelism = 2\n")
     monkeypatch.setenv("FRESHREC_STREAMING__PARALLELISM", "3")
     section = load_settings(Settings).streaming
-    assert (section.window_ms, section.parallelism) == (50, 3)
+    assert (section.freshness_ms, section.parallelism) == (50, 3)
 
 
 def test_freshrec_config_names_another_file(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_freshrec_config_must_name_a_file(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ('namspace = "x"\n', "namspace", "namespace"),
         ('[kafka]\nbootstap = "x"\n', "kafka.bootstap", "kafka.bootstrap"),
-        ("[streaming]\nwindow = 5\n", "streaming.window", "streaming.window_ms"),
+        ("[streaming]\nfreshness = 5\n", "streaming.freshness", "streaming.freshness_ms"),
         ("[casandra]\nport = 5\n", "casandra", "cassandra"),
     ],
 )
@@ -92,7 +92,7 @@ def test_an_unknown_key_in_the_file_names_the_nearest(empty_place: Path, text: s
     [
         ("FRESHREC_NAMESPCE", "namespace"),
         ("FRESHREC_KAFKA__BOOTSTRP", "kafka.bootstrap"),
-        ("FRESHREC_STREAMING__WINDOW", "streaming.window_ms"),
+        ("FRESHREC_STREAMING__FRESHNESS", "streaming.freshness_ms"),
         ("FRESHREC_CASANDRA__PORT", "cassandra.port"),
     ],
 )
@@ -126,7 +126,7 @@ def test_sections_of_the_other_packages_are_theirs_to_check(empty_place: Path, m
     [
         ("FRESHREC_CASSANDRA__PORT", "many", "cassandra.port = 'many'"),
         ("FRESHREC_CASSANDRA__PORT", "70000", "cassandra.port = '70000'"),
-        ("FRESHREC_STREAMING__WINDOW_MS", "0", "streaming.window_ms = '0'"),
+        ("FRESHREC_STREAMING__FRESHNESS_MS", "0", "streaming.freshness_ms = '0'"),
         ("FRESHREC_NAMESPACE", "Shop 1", "namespace = 'Shop 1'"),
     ],
 )
@@ -177,3 +177,13 @@ def test_settings_do_not_change_once_read() -> None:
     settings = load_settings(Settings)
     with pytest.raises(ValueError, match="frozen"):
         settings.namespace = "x"  # type: ignore[misc]
+
+
+def test_what_follows_from_the_target_of_freshness_is_told_at_the_start() -> None:
+    for target, window, buffers in ((30, 20, 2), (10, 6, 1), (3000, 2000, 100)):
+        settings = load_settings(Settings, streaming={"freshness_ms": target})
+        section = settings.streaming
+        assert (section.window_ms, section.buffer_timeout_ms) == (window, buffers)
+        told = " | ".join(settings.describe())
+        for words in (f"freshness {target} ms", f"windows of {window} ms", f"after {buffers} ms"):
+            assert words in told

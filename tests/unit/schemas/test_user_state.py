@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from schemas.click import ACTIONS, Click
 from schemas.ids import hash_ids
-from schemas.records import dump_states, load_states
 from schemas.user_state import (
     EVENT,
     HISTORY,
@@ -24,8 +23,10 @@ from schemas.user_state import (
     Applied,
     States,
     apply_events,
+    dump_states,
     empty_states,
     history,
+    load_states,
     window_counts,
 )
 from tests.unit.schemas.wire import NOW_MS, columns_of

@@ -9,8 +9,7 @@ import pytest
 from pyflink.common import Row
 
 from schemas.click import ACTIONS, Click, encode_click
-from schemas.records import load_states
-from schemas.user_state import history
+from schemas.user_state import history, load_states
 from streaming import features
 from streaming.dead_letter import DEAD_LETTERS
 from streaming.features import POPULARITY, Features, Updated
