@@ -76,7 +76,8 @@ class Writer:
         )
         deadline = time.monotonic() + RETRY_S
         while True:
-            failed, reason = self._send(pending)
+            taken, failed, reason = send(self._session, pending)
+            self.batches += taken
             if not failed:
                 return
             if time.monotonic() > deadline:
@@ -87,25 +88,6 @@ class Writer:
             log.warning("write: %d batches not taken (%s), trying again", len(failed), reason)
             time.sleep(RETRY_PAUSE_S)
             pending = failed
-
-    def _send(self, batches: Iterable[WireBatch]) -> tuple[list[WireBatch], str]:
-        """Send batches, IN_FLIGHT of them at a time, and wait for all; returns those not taken, and why."""
-        failed: list[WireBatch] = []
-        reason = ""
-        waiting: deque[tuple[WireBatch, ResponseFuture]] = deque()
-        upcoming = iter(batches)
-        while True:
-            for batch in islice(upcoming, IN_FLIGHT - len(waiting)):
-                waiting.append((batch, self._session.execute_async(batch)))
-            if not waiting:
-                return failed, reason
-            batch, future = waiting.popleft()
-            try:
-                future.result()
-                self.batches += 1
-            except Exception as error:  # timeouts, lost connections, overload: all are tried again
-                failed.append(batch)
-                reason = f"{type(error).__name__}: {error}"
 
     def _batches(self, statement: bytes, rows: list[bytes], key_index: int) -> Iterator[WireBatch]:
         """Unlogged batches below Cassandra's size limit, each for one set of replicas."""
@@ -128,6 +110,26 @@ class Writer:
 
     def _batch(self, statement: bytes, rows: list[bytes], key_index: int) -> WireBatch:
         return WireBatch(Statements(statement, rows), self._keyspace, value_at(rows[0], key_index))
+
+
+def send(session: Session, batches: Iterable[WireBatch]) -> tuple[int, list[WireBatch], str]:
+    """Send batches, IN_FLIGHT of them at a time, and wait for all: how many were taken, which were not, and why."""
+    taken, reason = 0, ""
+    failed: list[WireBatch] = []
+    waiting: deque[tuple[WireBatch, ResponseFuture]] = deque()
+    upcoming = iter(batches)
+    while True:
+        for batch in islice(upcoming, IN_FLIGHT - len(waiting)):
+            waiting.append((batch, session.execute_async(batch)))
+        if not waiting:
+            return taken, failed, reason
+        batch, future = waiting.popleft()
+        try:
+            future.result()
+            taken += 1
+        except Exception as error:  # timeouts, lost connections, overload: all are tried again
+            failed.append(batch)
+            reason = f"{type(error).__name__}: {error}"
 
 
 class WriteRows(ProcessFunction):  # type: ignore[misc]
