@@ -34,7 +34,7 @@ _RELEASES, _TRENDING, _ITEM = "releases", "trending", "item:"
 # So many announced releases are remembered; after a restart the newest of them that loads is served.
 _REMEMBERED = 5
 # So many users are scored and written at a time: enough for a model's batch and some full batches of rows.
-BLOCK = 256
+BLOCK = 128
 # Python's threads here hand over to each other many times a micro-batch; the usual 5 ms would be waited for each time.
 SWITCH_S = 0.0005
 _NONE = np.zeros(0, np.int64)

@@ -206,3 +206,12 @@ def test_damaged_bytes_are_told_apart_as_record_by_record(records: list[dict[str
         alone = decode_columns([bytes(content), HEADER + b"\xff"], len(HEADER), CLICK)
         assert together.failed[row] == alone.failed[0]
         assert together.failed_field[row] == alone.failed_field[0]
+
+
+def test_an_integer_too_long_for_the_quick_way_is_read_all_the_same() -> None:
+    # Cut after eight bytes, its ninth would pass for the action, and all that follows would fit, too.
+    content = value(event_time=b"\x80" * 8 + b"\x02", action=integer(1))
+    read = fastavro.schemaless_reader(BytesIO(content[len(HEADER) :]), CLICK, CLICK)
+    assert isinstance(read, dict)
+    del read["context"]
+    assert as_record(decode_columns([content], len(HEADER), CLICK), 0) == read
