@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from streaming.users import Users
+from streaming.users import OVERHEAD_BYTES, Users
 
 
 class Kept(dict[str, bytes]):
@@ -50,11 +50,11 @@ def test_a_forgotten_user_is_gone_from_both() -> None:
     assert (users.read(["ann"]), dict(kept)) == ([None], {})
 
 
-@pytest.mark.parametrize("generation", [1, 3, 1000])
+@pytest.mark.parametrize("generation", [1, 3, 1000])  # users
 def test_any_sequence_of_calls_reads_what_flink_holds_and_few_are_remembered(generation: int) -> None:
     chance = random.Random(generation)
     kept = Kept()
-    users = Users(kept, generation)
+    users = Users(kept, generation * (OVERHEAD_BYTES + 4))
     for step in range(2000):
         names = [f"u{chance.randrange(20)}" for _ in range(3)]
         assert users.read(names) == [dict(kept).get(name) for name in names]
