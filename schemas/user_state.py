@@ -107,14 +107,15 @@ def empty_states(count: int) -> States:
 
 def load_states(records: Sequence[bytes | None]) -> States:
     """States[U] of U records as kept in Flink; None is a user without state. Raises ValueError on what is no record."""
-    blank = empty_states(1).tobytes()
-    full = [blank if record is None else record.ljust(USER_STATE.itemsize, b"\0") for record in records]
-    lengths = np.fromiter((RING_START if record is None else len(record) for record in records), np.int64, len(full))
+    blank = empty_states(1).tobytes()[:RING_START]
+    known = [blank if record is None else record for record in records]
+    lengths = np.fromiter(map(len, known), np.int64, len(known))
     broken = (lengths < RING_START) | (lengths > RING_START + RING_BYTES)
     broken |= (lengths - RING_START) % EVENT.itemsize != 0
     broken &= lengths != _LAYOUT_1.itemsize
     if broken.any():
         raise ValueError(f"a state has {lengths[broken][0]} bytes, which is no whole number of events")
+    full = [record.ljust(USER_STATE.itemsize, b"\0") for record in known]
     states = np.frombuffer(bytearray().join(full), USER_STATE)
     for index in np.flatnonzero(states["layout"] != LAYOUT).tolist():
         if states["layout"][index] != 1 or lengths[index] != _LAYOUT_1.itemsize:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pyflink.datastream.state import MapState
 
-# Two generations of so many bytes are remembered in a TaskManager: some 33 000 users each with 40 events, 80 000 with 4.
+# Two generations of so many bytes are remembered in a TaskManager: some 33 000 users each of 40 events, 80 000 of 4.
 # Less: users who come back within minutes are read again. More: the model wants the memory.
 GENERATION_BYTES = 48 * 1024 * 1024
 # What a record costs beside its own bytes: its place in the table, its user's id, two objects.
