@@ -112,13 +112,13 @@ def load_states(records: Sequence[bytes | None]) -> States:
     lengths = np.fromiter(map(len, known), np.int64, len(known))
     broken = (lengths < RING_START) | (lengths > RING_START + RING_BYTES)
     broken |= (lengths - RING_START) % EVENT.itemsize != 0
-    broken &= lengths != _LAYOUT_1.itemsize
-    if broken.any():
-        raise ValueError(f"a state has {lengths[broken][0]} bytes, which is no whole number of events")
+    for index in np.flatnonzero(broken).tolist():
+        if lengths[index] != _LAYOUT_1.itemsize or known[index][0] != 1:
+            raise ValueError(f"a state has {lengths[index]} bytes, which is no whole number of events")
     full = [record.ljust(USER_STATE.itemsize, b"\0") for record in known]
     states = np.frombuffer(bytearray().join(full), USER_STATE)
     for index in np.flatnonzero(states["layout"] != LAYOUT).tolist():
-        if states["layout"][index] != 1 or lengths[index] != _LAYOUT_1.itemsize:
+        if not broken[index] or states["layout"][index] != 1:
             raise ValueError(f"a state has layout {states['layout'][index]}; this version reads 1 to {LAYOUT}")
         states[index] = _from_layout_1(full[index][: _LAYOUT_1.itemsize])
     return states

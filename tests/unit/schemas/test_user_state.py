@@ -251,7 +251,10 @@ def test_a_layout_of_another_version_is_refused(layout: int) -> None:
 def test_a_record_cut_short_is_refused() -> None:
     whole = dump_states(load_states([replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(3)])["ann"]]))[0]
     assert len(whole) == RING_START + 3 * EVENT.itemsize
-    for cut_short in (whole[:-1], whole[: RING_START - 1], whole + whole, b""):
+    full = dump_states(load_states([replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(HISTORY)])["ann"]]))[
+        0
+    ]
+    for cut_short in (full[:-1], full[:1607], whole[:-1], whole[: RING_START - 1], whole + whole, b""):
         with pytest.raises(ValueError, match="no whole number of events"):
             load_states([cut_short])
 
