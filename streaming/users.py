@@ -21,8 +21,8 @@ class Users:
     def __init__(self, kept: MapState, generation_bytes: int = GENERATION_BYTES) -> None:
         self._kept = kept
         self._generation_bytes = generation_bytes
-        self._young: dict[str, bytes | None] = {}
-        self._old: dict[str, bytes | None] = {}
+        self._young: dict[str, bytes] = {}
+        self._old: dict[str, bytes] = {}
 
     @property
     def remembered(self) -> int:
@@ -31,16 +31,9 @@ class Users:
 
     def read(self, users: Sequence[str]) -> list[bytes | None]:
         """The records of these users; None for a user without one."""
-        young, old, kept = self._young, self._old, self._kept
-        found: list[bytes | None] = []
-        for user in users:
-            if user in young:
-                found.append(young[user])
-            elif user in old:
-                found.append(old[user])
-            else:
-                found.append(kept.get(user))
-        return found
+        young, old = self._young, self._old
+        found = [young.get(user) or old.get(user) for user in users]
+        return [self._kept.get(user) if record is None else record for user, record in zip(users, found, strict=True)]
 
     def write(self, records: dict[str, bytes]) -> None:
         """Keep these records, all in one trip."""
