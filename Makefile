@@ -12,6 +12,8 @@ help:
 	@echo 'make down     stop it; the data stays (python -m deploy.local down --wipe removes it)'
 	@echo 'make test     style, types, and every test on real servers of its own'
 	@echo 'make check    style and types'
+	@echo 'make bench    every benchmark beside its peers, on real servers of its own: tables, JSON, plots; under an hour'
+	@echo 'make bench-quick  the main ones in five minutes'
 	@echo
 	@echo 'Needed: Python 3.11 or 3.12, a JDK 17, Maven, 10 GB of disk. The first call makes .venv (minutes).'
 
@@ -36,4 +38,10 @@ check: $(READY)
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 
-.PHONY: help demo up status down test check
+bench: $(READY)
+	@$(RUN) -m tests.bench all
+
+bench-quick: $(READY)
+	@$(RUN) -m tests.bench all --quick
+
+.PHONY: help demo up status down test check bench bench-quick

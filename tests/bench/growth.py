@@ -1,0 +1,161 @@
+"""(f) What grows with users and with items: RocksDB, checkpoints and µs per event; the scorer's µs per user.
+
+    python -m tests.bench.growth --users 1000000         # one more step; minutes, and 2 KB of disk a user and copy
+
+Users: each step fills the state up to so many users, one event each, through the running job; then events of users
+drawn evenly from all of them are timed by the operators' own counters. Items: the lean graph alone with so many items,
+one thread, batches of BATCH users.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import onnxruntime
+import typer
+
+from deploy.local.metrics import job_metrics
+from schemas.errors import run_command
+from schemas.features import COUNTER_NAMES
+from schemas.recommendation import LIST_LENGTH
+from schemas.user_state import HISTORY
+from tests.bench.backlog import fill
+from tests.bench.figures import Spread, spread
+from tests.bench.lab import Lab
+from tests.bench.report import Run, show
+from tests.bench.systems import MIB, Job, session
+from tests.bench.world import WIDTH, Shop
+from trainer.lean import lay
+from trainer.network import Network
+from trainer.recipe import NetworkConfig
+
+USERS, USERS_QUICK = (10_000, 100_000), (2_000, 10_000)
+ITEMS, ITEMS_QUICK = (10_000, 100_000, 1_000_000), (10_000, 100_000)
+# Filled in parts, so that no more than these are encoded in memory at once.
+PART = 20_000
+TIMED_EVENTS, TIMED_EVENTS_QUICK = 20_000, 5_000
+PATIENCE_S = 300.0
+# At least one checkpoint begins and ends, and metrics are fetched.
+SETTLE_S = 5.0
+BATCH, CALLS = 32, 7
+COUNTERS = ("features_decode_us", "features_state_us", "features_update_us", "score_us", "write_us")
+
+
+def grow_users(run: Run, lab: Lab, steps: tuple[int, ...], timed: int) -> dict[str, dict[str, float]]:
+    """Figures by number of users."""
+    found: dict[str, dict[str, float]] = {}
+    with session(Job(lab.stack, lab.namespace(), lab.release)) as job:
+        known = 0
+        for users in steps:
+            shop = Shop(51 + users, users=users)
+            began = time.time()
+            for first in range(known, users, PART):
+                part = shop.one_each(first, min(users, first + PART))
+                fill(job.producer, job.clicks, part)
+                job.reader.wait_last(part.newest(), PATIENCE_S)
+            filled_s, known = time.time() - began, users
+            time.sleep(SETTLE_S)
+            figures = _figures(job, shop, timed)
+            figures["filled_in_s"] = filled_s
+            found[str(users)] = figures
+            run.say(f"{users:,} users: {figures['rocksdb_mib']:.0f} MiB, checkpoint {figures['checkpoint_ms']:.0f} ms")
+    return found
+
+
+def _figures(job: Any, shop: Shop, timed: int) -> dict[str, float]:
+    rest = job.stack.rest
+    before = _counters(job)
+    choose = np.random.default_rng(3)
+    events = shop.of_users(choose.integers(0, shop.users, timed))
+    fill(job.producer, job.clicks, events)
+    job.reader.wait_last(events.newest(), PATIENCE_S)
+    spent = {name: value - before[name] for name, value in _counters(job).items()}
+    checkpoint = rest.checkpoint(rest.jobs()[-1].id)
+    return {
+        "rocksdb_mib": _size(job.stack.state / "flink" / "tmp", "*.sst") / MIB,
+        "checkpoint_mib": checkpoint.size / MIB if checkpoint else 0.0,
+        "checkpoint_ms": float(checkpoint.duration_ms) if checkpoint else 0.0,
+        "memory_mib": job.usage().memory / MIB,
+        **{f"{name}_per_event": value / timed for name, value in spent.items()},
+    }
+
+
+def _counters(job: Any) -> dict[str, int]:
+    job_metrics(job.stack.rest, COUNTERS)
+    time.sleep(2.5)  # see deploy/local/metrics.py: the second answer is a present one
+    now = job_metrics(job.stack.rest, COUNTERS)
+    return {name: now[name] for name in COUNTERS}
+
+
+def _size(folder: Path, pattern: str) -> int:
+    total = 0
+    for file in folder.rglob(pattern):
+        try:
+            total += file.stat().st_size
+        except FileNotFoundError:
+            continue  # compacted away meanwhile
+    return total
+
+
+def grow_items(run: Run, steps: tuple[int, ...]) -> dict[str, Spread]:
+    """µs per user by number of items."""
+    found = {}
+    for items in steps:
+        graph, _ = lay(Network(NetworkConfig(items, width=WIDTH)).eval(), LIST_LENGTH)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        session_ = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feed = _feed(items)
+        feed = {value.name: feed[value.name] for value in session_.get_inputs()}
+        times = []
+        for _ in range(CALLS):
+            began = time.perf_counter()
+            session_.run(None, feed)
+            times.append((time.perf_counter() - began) / BATCH * 1e6)
+        found[str(items)] = spread(times[1:])
+        run.say(f"{items:,} items: {found[str(items)].median:,.0f} µs per user")
+    return found
+
+
+def _feed(items: int) -> dict[str, Any]:
+    choose = np.random.default_rng(4)
+    shape = (BATCH, HISTORY)
+    return {
+        "item_index": choose.integers(1, items + 1, shape),
+        "action": choose.integers(1, 9, shape),
+        "gap": choose.integers(1, 20, shape),
+        "age": choose.integers(1, 20, shape),
+        "counters": choose.random((BATCH, len(COUNTER_NAMES)), np.float32),
+        "available": np.ones(items + 1, np.bool_),
+    }
+
+
+def measure(quick: bool, more_users: int = 0) -> None:
+    """Run, print and write down everything."""
+    run = Run("growth", quick)
+    steps = USERS_QUICK if quick else (*USERS, *([more_users] if more_users else []))
+    by_items = grow_items(run, ITEMS_QUICK if quick else ITEMS)
+    with Lab(run) as lab:
+        by_users = grow_users(run, lab, steps, TIMED_EVENTS_QUICK if quick else TIMED_EVENTS)
+    names = list(next(iter(by_users.values())))
+    show("users in state", ["", *by_users], [(name, *(by_users[users][name] for users in by_users)) for name in names])
+    show("items: µs per user, the graph alone, one thread", ["", *by_items], [("µs", *by_items.values())])
+    run.write({"cores": len(os.sched_getaffinity(0)), "users": by_users, "items_us_per_user": by_items})
+
+
+app = typer.Typer(help=__doc__, add_completion=False)
+
+
+@app.command()
+def main(users: Annotated[int, typer.Option(help="One more step of so many users.")] = 0) -> None:
+    """Grow."""
+    measure(quick=False, more_users=users)
+
+
+if __name__ == "__main__":
+    run_command(app)

@@ -1,0 +1,111 @@
+"""(d) Another model, again and again, under load: what a swap does to the flow of rows, and what many do to memory.
+
+A steady feed; releases of equal size in rotation, three of them, so that each swap loads its model anew (the job keeps
+the one before for a quick roll-back). The pause in output is the longest time between two acknowledged batches in the
+second after an announcement, beside seconds of the same feed without one.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from deploy.local.metrics import job_metrics
+from tests.bench.acks import read_acks
+from tests.bench.feed import Feeder
+from tests.bench.figures import longest_gaps, percentiles, spread
+from tests.bench.freshness import SETTLE_S
+from tests.bench.lab import Lab
+from tests.bench.report import Run, show
+from tests.bench.systems import MIB, Job, session
+
+SWAPS, SWAPS_QUICK = 500, 10
+# A release is loaded, checked and warmed within this, so every announcement becomes a swap.
+EVERY_S = 1.5
+RATE = 300
+CONTROL_S, CONTROL_QUICK_S = 30.0, 10.0
+ROTATION = 3
+# After the load has ended, metrics are at most this old.
+METRICS_S = 2.5
+
+
+def measure(quick: bool) -> None:
+    """Run, print and write down everything."""
+    run = Run("swap", quick)
+    swaps, control_s = (SWAPS_QUICK, CONTROL_QUICK_S) if quick else (SWAPS, CONTROL_S)
+    with Lab(run) as lab:
+        releases = [lab.release, *(lab.new_release() for _ in range(ROTATION - 1))]
+        job = Job(lab.stack, lab.namespace(), lab.release)
+        with session(job):
+            seconds = 2 * SETTLE_S + control_s + swaps * EVERY_S
+            feeder = Feeder(job.clicks, job.env, RATE, seconds, seed=41)
+            try:
+                feeder.begin()
+                time.sleep(2 * SETTLE_S)
+                calm = _seconds(time.time() * 1000, control_s)
+                time.sleep(control_s)
+                # The first rotation fills caches and arenas: memory is compared from then on.
+                windows, memory = [], []
+                for number in range(swaps):
+                    announced = time.time()
+                    job.publish(releases[(number + 1) % ROTATION])
+                    windows += _seconds(announced * 1000, EVERY_S)
+                    time.sleep(max(0.0, announced + EVERY_S - time.time()))
+                    memory.append(_memory(job))
+                    if number % 50 == 49:
+                        run.say(f"{number + 1} swaps, {memory[-1] / MIB:,.0f} MiB")
+                feeder.finish()
+            finally:
+                feeder.close()
+            done = _swaps(job)
+            _, acknowledged = read_acks(job.acks)
+    moments = np.unique(acknowledged)
+    gaps = {"without a swap": longest_gaps(moments, calm), "with a swap": longest_gaps(moments, windows)}
+    report(run, gaps, memory, swaps, done)
+
+
+def report(run: Run, gaps: dict[str, list[float]], memory: list[int], announced: int, done: int) -> None:
+    """Tables and JSON."""
+    pauses = {name: percentiles(np.array(values)) for name, values in gaps.items()}
+    show(
+        "longest pause in output in each second, ms",
+        ["", "p50", "p99", "max", "seconds"],
+        [(name, p.p50, p.p99, p.max, p.count) for name, p in pauses.items()],
+    )
+    first = spread([size / MIB for size in memory[ROTATION : ROTATION + 5]])
+    last = spread([size / MIB for size in memory[-5:]])
+    growth = last.median / first.median - 1
+    show(
+        f"resident memory of the TaskManager, {done} of {announced} announced releases served",
+        ["MiB", ""],
+        [("after the first rotation", first), ("in the end", last), ("growth", f"{growth:+.1%}")],
+    )
+    figures: dict[str, Any] = {
+        "settings": {"events_per_second": RATE, "announced": announced, "seconds_between": EVERY_S},
+        "swaps_served": done,
+        "longest_pause_ms_in_each_second": {name: p.as_json() for name, p in pauses.items()},
+        "memory_mib_after_first_rotation": first,
+        "memory_mib_in_the_end": last,
+        "memory_growth_share": growth,
+        "memory_mib_every_tenth_swap": [size / MIB for size in memory[::10]],
+    }
+    run.write(figures)
+
+
+def _seconds(start_ms: float, seconds: float) -> list[tuple[float, float]]:
+    """Windows of about a second, in ms, that begin at a moment and fill so many seconds."""
+    count = max(1, int(seconds))
+    return [(start_ms + n * 1000 * seconds / count, start_ms + (n + 1) * 1000 * seconds / count) for n in range(count)]
+
+
+def _memory(job: Job) -> int:
+    return sum(process.memory_info().rss for process in job.workers())
+
+
+def _swaps(job: Job) -> int:
+    job_metrics(job.stack.rest, ["score_swaps"])
+    time.sleep(METRICS_S)
+    # The first release of all is no swap of this benchmark.
+    return job_metrics(job.stack.rest, ["score_swaps"])["score_swaps"] - 1
