@@ -8,6 +8,9 @@ from schemas.settings import CommonSettings, Section
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
 
 DAY_S = 24 * 3600
+# What a micro-batch costs a core however few events it holds, ms: some hundred calls of numpy, a run of the model, a
+# write. Set too low, many shards overload a job that has little to do; too high, they make rows late for no reason.
+MICRO_BATCH_MS = 5
 
 
 class StreamingSection(Section):
@@ -15,7 +18,7 @@ class StreamingSection(Section):
 
     parallelism: int = Field(1, ge=1, le=128, description="TaskManagers that work; one slot each.")
     largest_parallelism: int = Field(
-        4,
+        2,
         ge=1,
         le=128,
         description="Never to be exceeded while the state lives: users are dealt to so many shards.",
@@ -36,8 +39,12 @@ class StreamingSection(Section):
 
     @property
     def window_ms(self) -> int:
-        """Events of a shard wait so long for each other, at most; each waits half of that on average."""
-        return max(5, self.freshness_ms * 2 // 3)
+        """Events of a shard wait so long for each other, at most; each waits half of that on average.
+
+        A TaskManager with many shards makes many micro-batches: they must leave it half of its time, or they queue.
+        """
+        shards_of_one = -(-self.largest_parallelism // self.parallelism)
+        return max(5, self.freshness_ms * 2 // 3, 2 * MICRO_BATCH_MS * shards_of_one)
 
     @property
     def buffer_timeout_ms(self) -> int:

@@ -67,7 +67,8 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     named(trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()), "write_trending", parallelism=1)
     shared = control.union(trending).broadcast(SHARED)
     scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
-    named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write")
+    # A task of its own: one micro-batch is scored while Cassandra takes the one before.
+    named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write").start_new_chain()
 
     letters = [
         side_output(stream, dead_letter.DEAD_LETTERS, f"{name}_dead_letters")

@@ -180,8 +180,9 @@ def test_settings_do_not_change_once_read() -> None:
 
 
 def test_what_follows_from_the_target_of_freshness_is_told_at_the_start() -> None:
-    for target, window, buffers in ((30, 20, 2), (10, 6, 1), (3000, 2000, 100)):
-        settings = load_settings(Settings, streaming={"freshness_ms": target})
+    # Two shards of one TaskManager want 20 ms for their micro-batches alone; of two TaskManagers each has one.
+    for target, parallelism, window, buffers in ((30, 1, 20, 2), (10, 1, 20, 1), (10, 2, 10, 1), (3000, 1, 2000, 100)):
+        settings = load_settings(Settings, streaming={"freshness_ms": target, "parallelism": parallelism})
         section = settings.streaming
         assert (section.window_ms, section.buffer_timeout_ms) == (window, buffers)
         told = " | ".join(settings.describe())
