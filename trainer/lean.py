@@ -331,9 +331,10 @@ class _Lean:
             columns = self.op("Transpose", self._table, perm=[1, 0])
             score = self._int8_product(user, columns, self._table_scale, bias)
         # From here on scores are compared, and differ by little: half precision would make equals of them.
-        return self.op("Cast", score, to=TensorProto.FLOAT)
+        return score if self._packed else self.op("Cast", score, to=TensorProto.FLOAT)
 
     def _rank(self, score: str, top_k: int) -> None:
+        self._wide = score
         had = self.slots("item_index")
         nothing = self.op("Expand", self.constant(np.array(-np.inf, np.float32)), self._users_slots)
         score = self.op("ScatterElements", score, had, nothing, axis=1)
@@ -395,8 +396,10 @@ class _Lean:
             helper.make_tensor_value_info(OUTPUT_INDEX, TensorProto.INT64, ["batch", self._top_k]),
             helper.make_tensor_value_info(OUTPUT_SCORE, TensorProto.FLOAT, ["batch", self._top_k]),
         ]
+        # Told that scores keep their shape, ONNX Runtime masks them where they lie instead of in a copy.
+        wide = helper.make_tensor_value_info(self._wide, TensorProto.FLOAT, ["batch", items + 1])
         graph = helper.make_graph(
-            self._nodes, "freshrec", [*integers, counters, available], outputs, self._initializers
+            self._nodes, "freshrec", [*integers, counters, available], outputs, self._initializers, value_info=[wide]
         )  # fmt: skip
         domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(EXTRA, 1)]
         return helper.make_model(graph, opset_imports=domains, ir_version=IR, producer_name="freshrec")
