@@ -5,6 +5,7 @@ What it saves, none of which changes an answer:
     in the last block, where one place asks, keys and values are never made: the question goes to them through the
     matrices, and what comes back is one mixed vector a head
     one item table, read both by those who look items up and by the score; unavailable items are masked in the bias
+    scores are masked where they lie, and of many only the blocks with the best ones are looked through (lean_rank.py)
 
 With int8, matrices and item rows have one scale for each output, what is multiplied with them one fixed scale that was
 observed beforehand (see quantize.py): a user's list does not depend on who else is in the batch.
@@ -16,27 +17,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+import torch.nn.functional as F
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from schemas.features import COUNTER_NAMES
 from schemas.release import OUTPUT_INDEX, OUTPUT_SCORE
-from trainer.network import MEMORIES, NEWEST, Attention, Block, Network
+from trainer.lean_nodes import EXTRA, Array, Nodes
+from trainer.lean_rank import block_width, rank
+from trainer.network import Attention, Block, Network
 
-Array = NDArray[Any]
-
-OPSET, IR = 18, 9
-EXTRA = "com.microsoft"  # ONNX Runtime's own operators
 # As good as -inf under a softmax, twice over still a number in half precision.
 FAR = -3e4
-# Below every score but -inf.
-NEVER = np.float32(-1e30)
 LEVELS = 127  # of an int8 weight, on either side of 0
 
 
@@ -57,8 +53,7 @@ def lay(
     where finding them costs more than computing them.
     """
     graph = _Lean(network, ranges, half)
-    graph.lay(top_k)
-    return graph.model(), graph.watched
+    return graph.lay(top_k), graph.watched
 
 
 def int8_rows(rows: Tensor) -> tuple[Array, Array]:
@@ -67,49 +62,17 @@ def int8_rows(rows: Tensor) -> tuple[Array, Array]:
     return (rows / scale[:, None]).round().to(torch.int8).numpy(), scale.float().numpy()
 
 
-class _Lean:
-    """Lays nodes one after the other; every method that lays returns the name of its value."""
+class _Lean(Nodes):
+    """Lays the nodes of a network."""
 
     def __init__(self, network: Network, ranges: Sequence[Range] | None, half: bool) -> None:
+        super().__init__(half)
         self.network = network.cpu().eval()
         self.watched: list[str] = []
         self._ranges = ranges
-        self._float = np.float16 if half else np.float32
         self._packed = not half
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
-        self._initializers: list[onnx.TensorProto] = []
 
     # ── pieces ───────────────────────────────────────────────────────────────────────────────────
-
-    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        [output] = self.ops(kind, 1, *inputs, domain=domain, **attributes)
-        return output
-
-    def ops(self, kind: str, count: int, *inputs: str, domain: str = "", **attributes: Any) -> list[str]:
-        outputs = [f"{kind.lower()}_{len(self._nodes)}" + (f"_{n}" if n else "") for n in range(count)]
-        self._nodes.append(helper.make_node(kind, list(inputs), outputs, domain=domain, **attributes))
-        return outputs
-
-    def constant(self, values: Array) -> str:
-        """Equal ones are stored once."""
-        key = (values.tobytes(), str(values.dtype), values.shape)
-        if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._constants[key] = name
-            self._initializers.append(numpy_helper.from_array(np.array(values, order="C"), name))
-        return self._constants[key]
-
-    def ints(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
-
-    def floats(self, values: Tensor | float) -> str:
-        array = values.detach().numpy() if isinstance(values, Tensor) else np.array(values)
-        return self.constant(array.astype(self._float))
-
-    def number(self, value: str) -> str:
-        """Cast to the graph's own float."""
-        return self.op("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(self._float)))
 
     def linear(self, x: str, weight: Tensor, bias: Tensor) -> str:
         """X [M, in] → [M, out]; weight [out, in], a matrix worth quantising."""
@@ -158,12 +121,15 @@ class _Lean:
 
     # ── the whole ────────────────────────────────────────────────────────────────────────────────
 
-    def lay(self, top_k: int) -> None:
+    def lay(self, top_k: int) -> onnx.ModelProto:
         network = self.network
         self._length = network.config.history
+        # What blocks save was measured on CPUs.
+        width = block_width(network.config.items, top_k) if self._packed else 1
+        self._filling = -(network.config.items + 1) % width
         self._find_events()
         with torch.no_grad():
-            table = network.table()
+            table = F.pad(network.table(), (0, 0, 0, self._filling))
             x = self._begin_with(table)
             *earlier, last = network.blocks
             for block in earlier:
@@ -173,7 +139,8 @@ class _Lean:
             user = self._last_block(x, last)
             counted = self.small(self.number("counters"), network.counters)
             user = self.norm(self.op("Add", user, counted), network.final_norm, network.sharpness)
-            self._rank(self._score(user), top_k)
+            rank(self, network, self._score(user), top_k, width, rounded=self._ranges is not None)
+        return self._model(top_k)
 
     def _find_events(self) -> None:
         """Which slots hold events, where the longest history begins, and where each event lies."""
@@ -320,71 +287,29 @@ class _Lean:
         return self.op("Add", x, self.op("Mul", self.op("Sigmoid", how_much), fed))
 
     def _score(self, user: str) -> str:
-        """[B, V+1]; what cannot be recommended has -inf."""
+        """[B, C], C as in lean_rank.py; what cannot be recommended has -inf."""
         shown = self.network.served_bias()
         shown[0] = float("-inf")
-        bias = self.op("Where", "available", self.floats(shown), self.floats(float("-inf")))
+        shown = F.pad(shown, (0, self._filling))
+        available = self.op("Concat", "available", self.constant(np.zeros(self._filling, np.bool_)), axis=0)
+        bias = self.op("Where", available, self.floats(shown), self.floats(float("-inf")))
         self.watched.append(user)
         if self._ranges is None:
             score = self.op("Gemm", user, self._table, bias, transB=1)
         else:
             columns = self.op("Transpose", self._table, perm=[1, 0])
             score = self._int8_product(user, columns, self._table_scale, bias)
-        # From here on scores are compared, and differ by little: half precision would make equals of them.
-        return score if self._packed else self.op("Cast", score, to=TensorProto.FLOAT)
-
-    def _rank(self, score: str, top_k: int) -> None:
-        self._wide = score
+        if not self._packed:
+            # From here on scores are compared, and differ by little: half precision would make equals of them.
+            score = self.op("Cast", score, to=TensorProto.FLOAT)
+        # Without this what the user had is masked in a copy of all scores.
+        self.shape_is(score, "batch", len(shown))
         had = self.slots("item_index")
-        nothing = self.op("Expand", self.constant(np.array(-np.inf, np.float32)), self._users_slots)
-        score = self.op("ScatterElements", score, had, nothing, axis=1)
-        self._top_k = top_k
-        if not self.network.remembering():
-            self._nodes.append(
-                helper.make_node("TopK", [score, self.ints(top_k)], [OUTPUT_SCORE, OUTPUT_INDEX], axis=1)
-            )  # fmt: skip
-            return
-        top, index = self.ops("TopK", 2, self._mixture(score), self.ints(top_k), axis=1)
-        zero, nothing = (self.constant(np.array(value, np.float32)) for value in (0.0, -np.inf))
-        logs = self.op("Where", self.op("Greater", top, zero), self.op("Log", top), nothing)
-        self._nodes.append(helper.make_node("Identity", [logs], [OUTPUT_SCORE]))
-        self._nodes.append(helper.make_node("Identity", [index], [OUTPUT_INDEX]))
+        return self.op(
+            "ScatterElements", score, had, self.op("Expand", self.single(-np.inf), self._users_slots), axis=1
+        )
 
-    def _mixture(self, score: str) -> str:
-        """Probabilities [B, V+1] with what the newest items remember; see Network.mixture."""
-        network, length = self.network, self._length
-        count = min(NEWEST, length)
-        of_newest, of_others = network.blend[-MEMORIES:].tolist()
-        # From the oldest to the newest.
-        weights = torch.tensor([of_others / place for place in range(count, 1, -1)] + [of_newest])
-        newest = self.op("Slice", "item_index", self.ints(length - count), self.ints(length), self.ints(1))
-        few = np.uint16 if network.config.items < 2**16 else np.int32
-        neighbour = self.op("Gather", self.constant(network.neighbour_VM.numpy().astype(few)), newest)
-        where = self.op("Reshape", self.op("Cast", neighbour, to=TensorProto.INT64), self.ints(0, -1))
-        strength = self.op("Mul", self._strengths(newest), self.constant(weights[:, None].numpy()))
-        # What is masked stays so: its score is -inf, and the least that counts is far above.
-        listed = self.op("Greater", self.op("GatherElements", score, where, axis=1), self.constant(np.array(NEVER)))
-        strength = self.op(
-            "Mul", self.op("Reshape", strength, self.ints(0, -1)), self.op("Cast", listed, to=TensorProto.FLOAT)
-        )  # fmt: skip
-        expected = self.op("Softmax", score, axis=1)
-        return self.op("ScatterElements", expected, where, strength, axis=1, reduction="add")
-
-    def _strengths(self, item: str) -> str:
-        """How strongly the items' neighbours are remembered: float32[B, P, M].
-
-        In an int8 graph their square roots lie in steps of a 255th: most are small.
-        """
-        strength = self.network.strength_VM
-        if self._ranges is None:
-            return self.op("Cast", self.op("Gather", self.floats(strength), item), to=TensorProto.FLOAT)
-        step = max(float(strength.max().sqrt()) / 255, float(np.finfo(np.float32).tiny) ** 0.5)
-        roots = (strength.sqrt() / step).round().numpy().astype(np.uint8)
-        root = self.op("Cast", self.op("Gather", self.constant(roots), item), to=TensorProto.FLOAT)
-        root = self.op("Mul", root, self.constant(np.array(step, np.float32)))
-        return self.op("Mul", root, root)
-
-    def model(self) -> onnx.ModelProto:
+    def _model(self, top_k: int) -> onnx.ModelProto:
         length, items = self._length, self.network.config.items
         integers = [
             helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", length])
@@ -393,13 +318,7 @@ class _Lean:
         counters = helper.make_tensor_value_info("counters", TensorProto.FLOAT, ["batch", len(COUNTER_NAMES)])
         available = helper.make_tensor_value_info("available", TensorProto.BOOL, [items + 1])
         outputs = [
-            helper.make_tensor_value_info(OUTPUT_INDEX, TensorProto.INT64, ["batch", self._top_k]),
-            helper.make_tensor_value_info(OUTPUT_SCORE, TensorProto.FLOAT, ["batch", self._top_k]),
+            helper.make_tensor_value_info(OUTPUT_INDEX, TensorProto.INT64, ["batch", top_k]),
+            helper.make_tensor_value_info(OUTPUT_SCORE, TensorProto.FLOAT, ["batch", top_k]),
         ]
-        # Told that scores keep their shape, ONNX Runtime masks them where they lie instead of in a copy.
-        wide = helper.make_tensor_value_info(self._wide, TensorProto.FLOAT, ["batch", items + 1])
-        graph = helper.make_graph(
-            self._nodes, "freshrec", [*integers, counters, available], outputs, self._initializers, value_info=[wide]
-        )  # fmt: skip
-        domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(EXTRA, 1)]
-        return helper.make_model(graph, opset_imports=domains, ir_version=IR, producer_name="freshrec")
+        return self.made([*integers, counters, available], outputs)

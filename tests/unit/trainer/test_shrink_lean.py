@@ -15,6 +15,7 @@ from schemas.user_state import HISTORY
 from tests.unit.trainer.conftest import ITEM_IDS
 from trainer.export import INPUTS, graph_feed
 from trainer.lean import int8_rows, lay
+from trainer.lean_rank import block_width
 from trainer.network import Network, Scorer
 from trainer.quantize import KEPT_NEIGHBOURS, observed_ranges, with_fewer_neighbours
 from trainer.recipe import NetworkConfig
@@ -133,6 +134,41 @@ def test_fewer_items_than_a_list_is_long(shop: Histories) -> None:
     for row, listed in zip(range(9), shown, strict=True):
         had = set(feed["item_index"][row]) - {0}
         assert set(index[row][listed]) == set(range(1, 6)) - had
+
+
+def test_long_lists_are_looked_for_in_blocks() -> None:
+    assert block_width(80, 50) == 1
+    assert block_width(20_000, 50) > 1
+
+
+@pytest.mark.parametrize("left", [1300, 3])
+@pytest.mark.parametrize("remembers", [True, False])
+def test_lists_found_block_by_block_are_the_same(shop: Histories, remembers: bool, left: int) -> None:
+    many = 1300
+    assert block_width(many, 5) > 1
+    network = lively(replace(CONFIGS[0], items=many), shop)
+    rng = np.random.default_rng(6)
+    with torch.no_grad():
+        # Neighbours shared by many items, and equals, which compete for the last place.
+        network.neighbour_VM.copy_(torch.from_numpy(rng.integers(0, 40, network.neighbour_VM.shape)))
+        network.strength_VM.uniform_(0, 0.1)
+        for values in (network.item.weight, network.popularity, network.recent_VR):
+            values[200:260] = values[200]
+        if not remembers:
+            network.blend[-2:] = 0
+    feed = some_users(shop, 60)
+    feed["item_index"] = np.where(feed["action"] > 0, rng.integers(0, many + 1, feed["item_index"].shape), 0)
+    feed["available"] = np.arange(many + 1) > many - left  # the last ones, in a block that is not full
+    index, score = answers(lay(network, 5)[0], feed)
+    with torch.no_grad():
+        expected_index, expected_score = Scorer(network, 5)(*(torch.from_numpy(feed[name]) for name in INPUTS))
+    listed = np.isfinite(score)
+    assert (listed == np.isfinite(expected_score.numpy())).all()
+    np.testing.assert_allclose(score[listed], expected_score.numpy()[listed], atol=2e-5)
+    equal = (index == expected_index.numpy()) | ((index >= 200) & (index < 260))
+    assert equal[listed].mean() > 0.99
+    assert (np.sort(index, axis=1)[:, 1:] != np.sort(index, axis=1)[:, :-1]).all()
+    assert index.max() <= many
 
 
 # ── whole numbers and half precision ─────────────────────────────────────────────────────────────
