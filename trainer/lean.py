@@ -291,7 +291,9 @@ class _Lean(Nodes):
         shown = self.network.served_bias()
         shown[0] = float("-inf")
         shown = F.pad(shown, (0, self._filling))
-        available = self.op("Concat", "available", self.constant(np.zeros(self._filling, np.bool_)), axis=0)
+        available = "available"
+        if self._filling:
+            available = self.op("Concat", available, self.constant(np.zeros(self._filling, np.bool_)), axis=0)
         bias = self.op("Where", available, self.floats(shown), self.floats(float("-inf")))
         self.watched.append(user)
         if self._ranges is None:

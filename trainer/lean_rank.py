@@ -15,7 +15,7 @@ from trainer.network import MEMORIES, NEWEST, Network
 
 # Below every score but -inf.
 NEVER = -1e30
-# Columns of one block. At 20 000 items and more, twice as many or half as many take as long.
+# Columns of one block; half as many take as long.
 BLOCK = 64
 # With fewer blocks than this times a list is long, looking for the best ones saves nothing.
 LEAST_BLOCKS = 4
@@ -42,7 +42,8 @@ def _best(nodes: Nodes, network: Network, values: str, top_k: int, width: int) -
     """The K greatest of each row and their columns, the greatest first: [B, K] each.
 
     In blocks: the K blocks with the greatest maxima hold the K greatest values, for a value outside of them is no
-    greater than its block's maximum, and so than K values, those K maxima. Only they are looked through.
+    greater than its block's maximum, and so than K values, those K maxima. Only they are looked through. (A maximum
+    is taken of many columns at a time, TopK goes through them one by one.)
     """
     count = nodes.ints(top_k)
     if width == 1:
