@@ -66,7 +66,9 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     )
     named(trending.process(WriteTrending(settings), Types.PICKLED_BYTE_ARRAY()), "write_trending", parallelism=1)
     shared = control.union(trending).broadcast(SHARED)
-    scored = named(features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score")
+    scored = named(
+        features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score"
+    ).set_buffer_timeout(dials.buffer_timeout_ms)
     # A task of its own: one micro-batch is scored while Cassandra takes the one before.
     named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write").start_new_chain()
 
