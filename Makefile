@@ -12,8 +12,8 @@ help:
 	@echo 'make down     stop it; the data stays (python -m deploy.local down --wipe removes it)'
 	@echo 'make test     style, types, and every test on real servers of its own'
 	@echo 'make check    style and types'
-	@echo 'make bench    every benchmark beside its peers, on real servers of its own: tables, JSON, plots; under an hour'
-	@echo 'make bench-quick  the main ones in five minutes'
+	@echo 'make bench    every benchmark beside its peers, on real servers of its own: tables, JSON, plots'
+	@echo 'make bench-quick  the main ones, in some minutes'
 	@echo
 	@echo 'Needed: Python 3.11 or 3.12, a JDK 17, Maven, 10 GB of disk. The first call makes .venv (minutes).'
 

@@ -28,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from trainer.blend import fit_blend
 from trainer.fit import Check, Checked, Fit
+from trainer.memory import memory_of
 from trainer.network import Network
 from trainer.processes import Processes
 from trainer.progress import say
@@ -143,7 +144,7 @@ class _Stage:
         network, known = self._network, self._course.known
         before = known.before(since_ms)
         if network.forgetful():
-            know(network, before)
+            network.set_memory(memory_of(before, network.config.items))
         network.set_recent(recent_popularity(before, network.config.items))
         self._blend(Check(known, next_items(known, since_ms)), recipe)
         meet(network, before, known)

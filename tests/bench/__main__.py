@@ -29,7 +29,7 @@ BENCHMARKS = {
     "growth": growth.measure,
     "scale": scale.measure,
 }
-# What fits five minutes; each alone can be quick, too.
+# The main ones; each alone can be quick, too.
 QUICK = ("stages", "backlog", "freshness")
 
 app = typer.Typer(help=__doc__, add_completion=False)

@@ -19,7 +19,7 @@ from confluent_kafka import Producer
 from tests.bench.figures import Spread, ratio, spread
 from tests.bench.lab import Lab
 from tests.bench.report import Run, show
-from tests.bench.systems import Job, System, TunedConsumer, Tutorial, session
+from tests.bench.systems import MIB, Job, System, TunedConsumer, Tutorial, session
 from tests.bench.world import Events, Shop
 
 EVENTS, EVENTS_QUICK = 60_000, 20_000
@@ -89,7 +89,7 @@ def play(run: Run, system: System, rates: Rates, counts: list[int]) -> None:
             cpu_s = now.cpu_s - used.cpu_s
             rates.cores.append(cpu_s / seconds)
             rates.events_per_cpu_s.append(count / cpu_s)
-            rates.memory_mib.append(now.memory / 1024**2)
+            rates.memory_mib.append(now.memory / MIB)
             run.say(f"{system.name}, {heat}: {count / seconds:,.0f} events/s, {rows / seconds:,.0f} rows/s")
 
 

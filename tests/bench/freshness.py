@@ -26,7 +26,7 @@ from tests.bench.figures import Percentiles, held, percentiles, spread
 from tests.bench.lab import Lab
 from tests.bench.reader import POLL_S
 from tests.bench.report import Run, show
-from tests.bench.systems import Job, System, TunedConsumer, Tutorial, session
+from tests.bench.systems import MIB, Job, System, TunedConsumer, Tutorial, session
 from tests.bench.world import USERS, Shop, item_id, user_id
 
 RATES, RATES_QUICK = (100, 1_000, 5_000), (100, 1_000)
@@ -121,7 +121,7 @@ def one_rate(system: System, rate: int, seconds: float, ages: Ages) -> None:
     ages.missing += max(0, sent - int(of_rate.sum()))
     ages.feed_late_ms = max(ages.feed_late_ms, fed.latest_ms)
     ages.cores.append((now.cpu_s - used.cpu_s) / elapsed)
-    ages.memory_mib.append(now.memory / 1024**2)
+    ages.memory_mib.append(now.memory / MIB)
 
 
 def probe(system: System, until: float) -> list[float]:

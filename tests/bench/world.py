@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from schemas.click import ACTIONS, Click, encode_click
 from schemas.release import ModelRelease
+from trainer.config import DAY_MS
 from trainer.export import export
 from trainer.publish import Release, seal
 from trainer.recipe import NetworkConfig
@@ -32,7 +33,6 @@ ACTION_SHARES = (0.30, 0.38, 0.08, 0.03, 0.05, 0.01, 0.01, 0.14)
 LEARNED_USERS, LEARNED_EVENTS = 2_000, 30
 # What a fitted network gives recent popularity and memory: not zero, or the graph would leave them out.
 BLEND = 0.1
-DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True)
