@@ -28,8 +28,8 @@ CORES_LEFT_FREE = 1
 EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 12_800
 FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
 # Later cycles must move within few steps; what they learn along with what is new, and their average, keeps the rest.
-LATER_RATE = 3e-3
-# Steps of a pass over new events and as many older ones: more of them bring nothing that lasts.
+LATER_RATE_CPU, LATER_RATE_GPU = 3e-3, 6e-3
+# Steps of a pass over new events and older ones: more of them bring nothing that lasts.
 FIRST_STEPS, LATER_STEPS = 100, 40
 # Share of the averaged weights that one step leaves: they are the mean of about the last 500 or 1000 steps.
 AVERAGE_CPU, AVERAGE_GPU = 0.998, 0.999
@@ -181,9 +181,10 @@ def recipe(passes: int, first: bool, on_gpu: bool, history: int) -> Recipe:
     """What follows for a fit from the machine and the length of the histories."""
     events = EVENTS_PER_STEP_GPU if on_gpu else EVENTS_PER_STEP_CPU
     first_rate = FIRST_RATE_GPU if on_gpu else FIRST_RATE_CPU
+    later_rate = LATER_RATE_GPU if on_gpu else LATER_RATE_CPU
     return Recipe(
         passes=passes,
-        rate=first_rate if first else LATER_RATE,
+        rate=first_rate if first else later_rate,
         per_step=max(1, events // history),
         steps=FIRST_STEPS if first else LATER_STEPS,
         patience=PATIENCE_GPU if on_gpu and first else PATIENCE_CPU,

@@ -8,8 +8,8 @@ A first network:
 A network that goes on:
  1. is asked the same on the new events, of which it knows nothing yet;
  2. gives items that it never met a place among those they came with (see `meet`);
- 3. learns from the new events and as many older ones, drawn evenly over time: a few passes, none of them judged. What
-    could be held back to judge by is what there is to learn, and whether it may serve is the gate's to say.
+ 3. learns from the new events and twice as many older ones, drawn evenly over time: a few passes, none of them
+    judged. What could be held back to judge by is what there is to learn; whether it may serve is the gate's to say.
 Nothing touches the held-back slice that judges the result (see judge.py). While it learns, the network is told how
 popular items were just before the new events; before it is served, how popular they are now.
 """
@@ -46,7 +46,7 @@ from trainer.start import know, meet, recent_popularity
 
 # Older windows mixed in for each new one, so that a later fit does not forget, and the spans of time that they are
 # drawn from in equal numbers: evenly over time, not over events, of which the newest days may hold most.
-OLDER_PER_NEW, OLDER_SPANS = 1.0, 8
+OLDER_PER_NEW, OLDER_SPANS = 2.0, 8
 # Settling corrects a good network: at the rate of a first fit it would unlearn.
 SETTLE_RATE = 1e-3
 # Events of the stop slice that are enough to compare two passes.

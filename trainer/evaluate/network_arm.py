@@ -83,7 +83,9 @@ class NetworkArm:
         everything = known if check is None else check.histories
         course = Course(known, check, None, check.begins_ms if check is not None and settles else None)
         if going_on:
-            course = Course(everything, None, self._learned_until, None, 0.0 if self.name == "fine-tune" else 1.0)
+            course = Course(everything, None, self._learned_until, None)
+            if self.name == "fine-tune":
+                course = replace(course, older_per_new=0.0)
         live = torch.ones(network.config.items + 1, dtype=torch.bool)
         tune(network, course, recipe, live, self._seed, self._alone)
         self.network = network.eval()

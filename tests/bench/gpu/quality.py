@@ -76,7 +76,7 @@ DATA = {
 }
 OVER_TIME = ("full-retrain", "fine-tune+replay", "frozen", "fine-tune")
 PERIODS: dict[str, dict[str, Any]] = {
-    "retail": {"arms": OVER_TIME[:3], "dropout": 0.2, "passes": 12, "period_hours": 672},
+    "retail": {"arms": OVER_TIME[:3], "dropout": 0.2, "passes": 20, "period_hours": 672},
     "kuairand": {"arms": OVER_TIME, "dropout": 0.5, "passes": 20, "period_hours": 24},
     "yoochoose": {"arms": OVER_TIME, "dropout": 0.5, "passes": 20, "period_hours": 24, "first": 0.4},
 }
