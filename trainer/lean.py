@@ -124,8 +124,7 @@ class _Lean(Nodes):
     def lay(self, top_k: int) -> onnx.ModelProto:
         network = self.network
         self._length = network.config.history
-        # What blocks save was measured on CPUs.
-        width = block_width(network.config.items, top_k) if self._packed else 1
+        width = block_width(network.config.items, top_k)
         self._filling = -(network.config.items + 1) % width
         self._find_events()
         with torch.no_grad():

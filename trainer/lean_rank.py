@@ -29,17 +29,18 @@ def block_width(items: int, top_k: int) -> int:
 def rank(nodes: Nodes, network: Network, score: str, top_k: int, width: int, rounded: bool) -> None:
     """Lay the outputs top_index and top_score. width: as block_width. rounded: memory in one byte a strength."""
     if not network.remembering():
-        top, index = _best(nodes, network, score, top_k, width)
+        top, index = best(nodes, network.config.items, score, top_k, width)
     else:
-        top, index = _best(nodes, network, _mixture(nodes, network, score, rounded), top_k, width)
+        mixture = _mixture(nodes, network, score, rounded)
+        top, index = best(nodes, network.config.items, mixture, top_k, width)
         listed = nodes.op("Greater", top, nodes.single(0.0))
         top = nodes.op("Where", listed, nodes.op("Log", top), nodes.single(-np.inf))
     nodes.output(OUTPUT_SCORE, top)
     nodes.output(OUTPUT_INDEX, index)
 
 
-def _best(nodes: Nodes, network: Network, values: str, top_k: int, width: int) -> tuple[str, str]:
-    """The K greatest of each row and their columns, the greatest first: [B, K] each.
+def best(nodes: Nodes, items: int, values: str, top_k: int, width: int) -> tuple[str, str]:
+    """The K greatest of each row and their columns, the greatest first: [B, K] each. items: the last column to be had.
 
     In blocks: the K blocks with the greatest maxima hold the K greatest values, for a value outside of them is no
     greater than its block's maximum, and so than K values, those K maxima. Only they are looked through. (A maximum
@@ -60,7 +61,7 @@ def _best(nodes: Nodes, network: Network, values: str, top_k: int, width: int) -
     moved = nodes.op("Sub", nodes.op("GatherElements", best, nth, axis=1), nth)
     column = nodes.op("Add", place, nodes.op("Mul", moved, columns))
     # Behind the last item to be had comes any column, but one that is an item's.
-    return top, nodes.op("Min", column, nodes.ints(network.config.items))
+    return top, nodes.op("Min", column, nodes.ints(items))
 
 
 def _mixture(nodes: Nodes, network: Network, score: str, rounded: bool) -> str:

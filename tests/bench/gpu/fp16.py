@@ -116,12 +116,12 @@ def main() -> None:
         "results": results,
     }
     asked.out.write_text(json.dumps(content, indent=1) + "\n")
-    times = "".join(f"{f'p50 × {size}':>11}" for size in BATCHES)
+    times = "".join(f"{f'p50 / p99 × {size}':>20}" for size in BATCHES)
     print(f"{'data':14}{'graph':7}{'NDCG@10':>9}{'change':>9}{'kept':>8}{'MiB':>8}{times}")
     for name, rows in results.items():
         for graph, row in rows.items():
             change = row["ndcg"] / rows["full"]["ndcg"] - 1
-            times = "".join(f"{row[f'p50_ms_{size}']:11.3f}" for size in BATCHES)
+            times = "".join(f"{row[f'p50_ms_{size}']:11.3f} / {row[f'p99_ms_{size}']:6.3f}" for size in BATCHES)
             print(
                 f"{name:14}{graph:7}{row['ndcg']:9.4f}{change:+9.2%}{row['top10_overlap']:8.2%}"
                 f"{row['bytes'] / 2**20:8.2f}{times}"
