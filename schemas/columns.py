@@ -149,12 +149,16 @@ def _read_union(cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None
 def _skip_blocks(cursor: _Cursor, kind: Any, rows: Bools) -> None:
     """Step over a map or an array: blocks of entries, each with its count, ended by a count of 0."""
     open_rows = rows & cursor.sound
-    for _ in range(MAX_ENTRIES):
+    total = np.zeros(len(rows), np.int64)
+    # A block has an entry at least, so there are no more blocks than entries.
+    for _ in range(MAX_ENTRIES + 1):
         count = cursor.varint(open_rows)
         # A negative count is followed by the block's size in bytes, for readers that skip.
         cursor.varint(open_rows & (count < 0))
         left = np.abs(count)
         cursor.fail(open_rows & ((left > MAX_ENTRIES) | (left < 0)))
+        total += np.where(open_rows & cursor.sound, left, 0)
+        cursor.fail(open_rows & (total > MAX_ENTRIES))
         open_rows = open_rows & cursor.sound & (count != 0)
         if not open_rows.any():
             return

@@ -4,6 +4,9 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import fastavro
+from fastavro.schema import SchemaParseException, UnknownType
+
 from schemas.avro import Schema
 from schemas.errors import ContractError
 
@@ -27,11 +30,18 @@ class RegisteredSchemas:
 
 
 def _record(answer: bytes, schema_id: int) -> Schema | None:
+    """The schema, or None where it is no Avro record: also Protobuf and JSON Schema have ids in a registry."""
     try:
-        schema: Any = json.loads(json.loads(answer)["schema"])
+        text = json.loads(answer)["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise ContractError(
             f"the Schema Registry's answer for id {schema_id} is no schema ({error})",
             "correct kafka.schema_registry_url",
         ) from error
-    return schema if isinstance(schema, dict) and schema.get("type") == "record" else None
+    try:
+        schema: Any = json.loads(text)
+        fastavro.parse_schema(schema)
+    except (ValueError, TypeError, KeyError, SchemaParseException, UnknownType):
+        return None
+    record = isinstance(schema, dict) and schema.get("type") == "record" and "fields" in schema
+    return schema if record else None

@@ -9,7 +9,7 @@ from pyflink.datastream import OutputTag
 from pyflink.table import StreamTableEnvironment
 
 from schemas.avro import BadRecord
-from schemas.dead_letter import bury, encode_dead_letter
+from schemas.dead_letter import DeadLetter, bury, encode_dead_letter
 from streaming.batch import Records
 
 ROW_TYPE = Types.ROW_NAMED(
@@ -36,7 +36,12 @@ def letters(
         p = record.position
         where = (topics[records.kinds[p]], records.partitions[p], records.offsets[p])
         letter = bury(records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version)
-        yield DEAD_LETTERS, Row(records.keys[p] or b"", encode_dead_letter(letter))
+        yield DEAD_LETTERS, row_of(letter)
+
+
+def row_of(letter: DeadLetter) -> Row:
+    """A dead letter for the sink: its key is the original one."""
+    return Row(letter.key or b"", encode_dead_letter(letter))
 
 
 def declare_sink(tables: StreamTableEnvironment, bootstrap: str, topic: str) -> str:

@@ -1,8 +1,5 @@
 """Every value on `clicks` becomes a row or a dead letter, once, and none harms another."""
 
-import gzip
-import json
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas import click as module
 from schemas import columns
-from schemas.avro import MAX_VALUE_BYTES, BadRecord, Schema, published, without_logical_types
+from schemas.avro import BadRecord, Schema, published, without_logical_types
 from schemas.click import (
     ACTIONS,
     MAX_AHEAD_MS,
@@ -25,7 +22,6 @@ from schemas.click import (
     decode_clicks,
     encode_click,
 )
-from schemas.ids import MAX_ID_BYTES
 from tests.unit.schemas.wire import HEADER, NOW_MS, USER, body, integer, some, text, value
 
 LATEST = published("click_event").latest
@@ -63,15 +59,6 @@ def rows_of(clicks: Clicks) -> list[Row]:
 
 def row_of(position: int, click: Click) -> Row:
     return position, click.event_id, click.user_id, click.item_id, click.event_time, click.action
-
-
-def one(raw: bytes | None, key: bytes | None = USER) -> BadRecord:
-    """The verdict on a single bad record between two good ones, which must come through."""
-    clicks, bad = decode_clicks([value(), raw, value()], [USER, key, USER], NOW_MS)
-    assert clicks.positions.tolist() == [0, 2]
-    assert len(bad) == 1
-    assert bad[0].position == 1
-    return bad[0]
 
 
 @given(st.lists(CLICK, max_size=12))
@@ -115,152 +102,6 @@ def test_actions_keep_their_codes() -> None:
         "IMPRESSION",
     )
     assert tuple(LATEST["fields"][4]["type"]["symbols"]) == ACTIONS
-
-
-BAD = {
-    "no value": (None, "empty"),
-    "nothing in it": (b"", "empty"),
-    "json": (json.dumps({"user_id": "user-1"}).encode(), "unknown-framing"),
-    "gzip": (gzip.compress(value()), "unknown-framing"),
-    "no frame": (body(), "unknown-framing"),
-    "frame of a registry, without one": (b"\0\0\0\0\1" + body(), "unknown-framing"),
-    "nine bytes of a frame": (HEADER[:9], "unknown-framing"),
-    "fingerprint of nobody": (b"\xc3\x01" + b"\xaa" * 8 + body(), "unknown-schema"),
-    "an item": (bytes.fromhex("c301fa508708d7424809") + body(), "unknown-schema"),
-    "over 64 KiB": (value() + bytes(MAX_VALUE_BYTES), "oversized"),
-    "frame alone": (HEADER, "malformed"),
-    "bytes after the end": (value() + b"\0", "malformed"),
-    "negative length": (value(item_id=integer(-5)), "malformed"),
-    "huge length": (value(item_id=integer(2**62)), "malformed"),
-    "action 8": (value(action=integer(8)), "malformed"),
-    "action -1": (value(action=integer(-1)), "malformed"),
-    "empty event id": (value(event_id=text("")), "bad-id"),
-    "empty item id": (value(item_id=text("")), "bad-id"),
-    "long item id": (value(item_id=text("x" * (MAX_ID_BYTES + 1))), "bad-id"),
-    "long in bytes": (value(event_id=text("é" * 129)), "bad-id"),
-    "invalid UTF-8": (value(item_id=text(b"\xff\xfe")), "bad-id"),
-    "half a character": (value(item_id=text("é".encode()[:1])), "bad-id"),
-    "surrogate": (value(event_id=text(b"\xed\xa0\x80")), "bad-id"),
-    "line feed": (value(item_id=text("item\n1")), "bad-id"),
-    "nul": (value(event_id=text("event\x001")), "bad-id"),
-    "delete": (value(item_id=text("item\x7f")), "bad-id"),
-    "C1 control": (value(item_id=text("item\x85")), "bad-id"),
-    "value NaN": (value(value=some(struct.pack("<d", math.nan))), "bad-number"),
-    "value infinite": (value(value=some(struct.pack("<d", math.inf))), "bad-number"),
-    "value negative": (value(value=some(struct.pack("<d", -0.01))), "bad-number"),
-    "dwell negative": (value(dwell_ms=some(integer(-1))), "bad-number"),
-    "time 0": (value(event_time=integer(0)), "too-old"),
-    "seconds for milliseconds": (value(event_time=integer(NOW_MS // 1000)), "too-old"),
-    "1999": (value(event_time=integer(946_684_799_999)), "too-old"),
-    "smallest time": (value(event_time=integer(-(2**63))), "too-old"),
-    "six minutes ahead": (value(event_time=integer(NOW_MS + 6 * 60_000)), "future"),
-    "largest time": (value(event_time=integer(2**63 - 1)), "future"),
-}
-
-
-@pytest.mark.parametrize(("raw", "reason"), BAD.values(), ids=BAD)
-def test_a_bad_value_is_named_by_its_reason(raw: bytes | None, reason: str) -> None:
-    assert one(raw).reason == reason
-
-
-@pytest.mark.parametrize("key", [None, b"", b"user-2", b"user-1 ", b"User-1", b"\xff"])
-def test_a_key_that_is_not_the_user_is_refused(key: bytes | None) -> None:
-    verdict = one(value(), key)
-    assert verdict.reason == "wrong-key"
-    assert repr(key) in verdict.detail
-
-
-@pytest.mark.parametrize("user", ["", "x" * 257, "user\n"])
-def test_a_bad_user_id_is_refused_even_with_its_own_key(user: str) -> None:
-    verdict = one(value(user_id=text(user)), user.encode())
-    assert (verdict.reason, verdict.detail.split()[0]) == ("bad-id", "user_id")
-
-
-GOOD = {
-    "exactly 64 KiB": value(context=integer(1) + text("k") + text("v" * (MAX_VALUE_BYTES - 49)) + integer(0)),
-    "first moment of 2000": value(event_time=integer(946_684_800_000)),
-    "five minutes ahead": value(event_time=integer(NOW_MS + MAX_AHEAD_MS)),
-    "longest id": value(item_id=text("x" * MAX_ID_BYTES)),
-    "any script, and a space": value(item_id=text("Bœuf 商品 🛒")),
-    "nothing bought": value(value=some(struct.pack("<d", 0.0)), dwell_ms=some(integer(0))),
-}
-
-
-@pytest.mark.parametrize("raw", GOOD.values(), ids=GOOD)
-def test_what_is_just_allowed_is_a_row(raw: bytes) -> None:
-    clicks, bad = decode_clicks([raw], [USER], NOW_MS)
-    assert bad == []
-    assert clicks.user_ids == ["user-1"]
-
-
-def test_the_largest_value_is_64_kib() -> None:
-    assert len(GOOD["exactly 64 KiB"]) == MAX_VALUE_BYTES == 65_536
-
-
-def test_a_value_cut_at_any_byte_is_a_dead_letter() -> None:
-    whole = encode_click(Click("event-1", "user-1", "商品", NOW_MS, "LIKE", 9, 1.5, "list", {"a": "b"}))
-    values = [whole[:n] for n in range(len(whole) + 1)]
-    clicks, bad = decode_clicks(values, [USER] * len(values), NOW_MS)
-    assert clicks.positions.tolist() == [len(whole)]
-    assert [record.position for record in bad] == list(range(len(whole)))
-    reasons = ["empty"] + ["unknown-framing"] * 9 + ["malformed"] * (len(whole) - 10)
-    assert [record.reason for record in bad] == reasons
-
-
-def test_a_detail_says_what_is_wrong_and_with_which_field() -> None:
-    assert one(value(item_id=integer(-5))).detail == "breaks at item_id"
-    assert one(value() + b"\0").detail == "breaks at the end"
-    assert one(value(event_time=integer(NOW_MS + 360_000))).detail == f"event_time {NOW_MS + 360_000} is 360 s ahead"
-    assert one(value(item_id=text("x" * 300))).detail == "item_id has 300 bytes; 1 to 256 are allowed"
-    assert one(b"{}").detail == "starts with 7b 7d; expected c3 01"
-
-
-@given(
-    st.lists(CLICK, min_size=1, max_size=8),
-    st.lists(st.tuples(st.integers(0, 8), st.sampled_from(list(BAD))), max_size=8),
-)
-def test_bad_records_anywhere_leave_their_neighbours_as_they_are(
-    clicks: list[Click], bad_ones: list[tuple[int, str]]
-) -> None:
-    batch: list[tuple[bytes | None, bytes, Click | None, str]] = [
-        (encode_click(c), c.user_id.encode(), c, "") for c in clicks
-    ]
-    for place, name in bad_ones:
-        raw, reason = BAD[name]
-        batch.insert(place, (raw, USER, None, reason))
-    decoded, bad = decode_clicks([b[0] for b in batch], [b[1] for b in batch], NOW_MS)
-    assert rows_of(decoded) == [row_of(n, b[2]) for n, b in enumerate(batch) if b[2] is not None]
-    assert [(r.position, r.reason) for r in bad] == [(n, b[3]) for n, b in enumerate(batch) if b[2] is None]
-
-
-def _bytes_flipped(raw: bytes, changes: Sequence[tuple[int, int]]) -> bytes:
-    changed = bytearray(raw)
-    for place, byte in changes:
-        changed[place % len(changed)] = byte
-    return bytes(changed)
-
-
-FLIPPED = st.builds(
-    lambda click, changes: _bytes_flipped(encode_click(click), changes),
-    CLICK,
-    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
-)
-NOISE = st.none() | st.binary(max_size=80) | st.binary(max_size=80).map(lambda raw: HEADER + raw) | FLIPPED
-
-
-@given(st.lists(st.tuples(NOISE, st.none() | st.binary(max_size=8)), max_size=12))
-def test_every_record_of_any_bytes_is_a_row_or_a_bad_record_once(
-    batch: list[tuple[bytes | None, bytes | None]],
-) -> None:
-    decoded, bad = decode_clicks([raw for raw, _ in batch], [key for _, key in batch], NOW_MS)
-    assert sorted([*decoded.positions.tolist(), *(r.position for r in bad)]) == list(range(len(batch)))
-    assert decoded.positions.tolist() == sorted(decoded.positions.tolist())
-    assert [r.position for r in bad] == sorted(r.position for r in bad)
-    for position, *_ in rows_of(decoded):
-        raw = batch[position][0]
-        assert raw is not None
-        assert batch[position][1] == decoded.user_ids[decoded.positions.tolist().index(position)].encode()
-        fastavro.schemaless_reader(BytesIO(raw[len(HEADER) :]), LATEST, LATEST)
 
 
 def test_no_records_are_no_rows() -> None:
