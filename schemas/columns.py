@@ -19,8 +19,9 @@ from schemas.ids import PADDING
 from schemas.quick import quick_columns
 from schemas.spans import MAX_ENTRIES, Bools, Columns, Ints, Spans, only_branch, spans_of
 
-# A 64-bit zigzag integer has at most ten bytes of seven bits.
+# A 64-bit zigzag integer has at most ten bytes of seven bits; of the tenth one bit is left.
 _VARINT_BYTES = 10
+_LAST_SHIFT = 63
 
 
 class _Cursor:
@@ -45,6 +46,8 @@ class _Cursor:
             byte = self.buffer[np.where(more, self.at, 0)]
             raw |= np.where(more, (byte & 0x7F).astype(np.uint64) << np.uint64(shift), np.uint64(0))
             self.at += more
+            if shift == _LAST_SHIFT:
+                self.fail(more & (byte > 1))
             more &= byte >= 0x80
             if not more.any():
                 break

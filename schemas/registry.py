@@ -33,7 +33,7 @@ def _record(answer: bytes, schema_id: int) -> Schema | None:
     """The schema, or None where it is no Avro record: also Protobuf and JSON Schema have ids in a registry."""
     try:
         text = json.loads(answer)["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ContractError(
             f"the Schema Registry's answer for id {schema_id} is no schema ({error})",
             "correct kafka.schema_registry_url",
@@ -41,7 +41,7 @@ def _record(answer: bytes, schema_id: int) -> Schema | None:
     try:
         schema: Any = json.loads(text)
         fastavro.parse_schema(schema)
-    except (ValueError, TypeError, KeyError, SchemaParseException, UnknownType):
+    except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException, UnknownType):
         return None
     record = isinstance(schema, dict) and schema.get("type") == "record" and "fields" in schema
     return schema if record else None

@@ -104,7 +104,7 @@ def open_manifest(content: bytes, release: ModelRelease) -> Manifest:
         )
     try:
         manifest = Manifest.model_validate(json.loads(content))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise ModelRefused(
             f"{MANIFEST} of release {release.version} is not a manifest ({str(error).splitlines()[0]})",
             "publish with the trainer of this version",

@@ -81,6 +81,8 @@ class _Walk:
             if shift > _LONGEST_SHIFT:
                 raise ValueError("more than 64 bits")
         self.at += 1
+        if byte << shift >= 1 << 64:
+            raise ValueError("more than 64 bits")
         number |= byte << shift
         return (number >> 1) ^ -(number & 1)
 

@@ -1,4 +1,7 @@
-"""Real Kafka, Cassandra and Flink for the tests of the flow, on free ports, stopped at the end."""
+"""Real Kafka, Cassandra and Flink for the tests of the flow, on free ports, stopped at the end.
+
+And how tests look for counterexamples: the same ones everywhere, or, with `--hypothesis-profile=long`, ever new ones.
+"""
 
 import os
 import tempfile
@@ -6,10 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deploy.local.config import load_local_settings
 from deploy.local.stack import Stack
 from tests.harness import RunningJob
+
+# No deadline: nothing here is a measurement. No folder is left behind.
+settings.register_profile("unit", deadline=None, max_examples=30, derandomize=True, database=None)
+settings.register_profile("long", deadline=None, max_examples=1000, database=None)
+settings.load_profile("unit")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""How the unit tests look for counterexamples: reproducibly, and without a clock."""
+"""A Schema Registry for tests of one process."""
 
 import json
 import threading
@@ -6,13 +6,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from hypothesis import settings
 
 from schemas.avro import published
-
-# No deadline: nothing here is a measurement. The same examples everywhere; no folder left behind.
-settings.register_profile("unit", deadline=None, max_examples=30, derandomize=True, database=None)
-settings.load_profile("unit")
 
 
 @pytest.fixture
