@@ -2,7 +2,8 @@
 
 What a new version of a schema may do: add a field that has a default, leave a field out that had one, widen a number
 (int → long → float → double) or turn string into bytes and back, add symbols to an enum that has a default, make a
-field optional. All else strands the records of those who still write the old one, or of those who write the new one.
+field required that was optional, or the other way round. All else strands the records of those who still write the old
+one.
 """
 
 from typing import Any

@@ -35,7 +35,7 @@ SEED = st.integers(0, 2**32)
 # Records of one seed: enough to make the seed's own cost nothing.
 BATCH = 1500
 CLICKS = [
-    encode_click(Click(*click))  # type: ignore[arg-type]
+    encode_click(Click(*click))
     for click in (
         ("event-1", "user-1", "item-1", NOW_MS),
         ("e", "user-1", "商品 🛒", NOW_MS - 1, "PURCHASE", 300, 9.99, "list-77", {"page": "home", "slot": "3"}),

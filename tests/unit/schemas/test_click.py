@@ -1,19 +1,12 @@
 """Every value on `clicks` becomes a row or a dead letter, once, and none harms another."""
 
 import struct
-from collections.abc import Sequence
-from dataclasses import asdict
-from io import BytesIO
-from typing import Any
 
-import fastavro
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import click as module
-from schemas import columns
-from schemas.avro import BadRecord, Schema, published, without_logical_types
+from schemas.avro import published
 from schemas.click import (
     ACTIONS,
     MAX_AHEAD_MS,
@@ -22,7 +15,7 @@ from schemas.click import (
     decode_clicks,
     encode_click,
 )
-from tests.unit.schemas.wire import HEADER, NOW_MS, USER, body, integer, some, text, value
+from tests.unit.schemas.wire import HEADER, NOW_MS, body, integer, some, text
 
 LATEST = published("click_event").latest
 # Without what an id may not hold: controls, odd separators, unassigned characters.
@@ -107,141 +100,6 @@ def test_actions_keep_their_codes() -> None:
 def test_no_records_are_no_rows() -> None:
     clicks, bad = decode_clicks([], [], NOW_MS)
     assert (len(clicks), bad, clicks.item_ids) == (0, [], [])
-
-
-# ── several versions of the producers' schema in one batch, named by a Schema Registry ──────────
-
-
-def _with_fields(change: dict[str, Any], drop: tuple[str, ...] = (), add: tuple[Schema, ...] = ()) -> Schema:
-    kept = [f for f in LATEST["fields"] if f["name"] not in drop]
-    fields = [{"name": f["name"], "type": change[f["name"]]} if f["name"] in change else f for f in kept]
-    return {**LATEST, "fields": [*fields, *add]}
-
-
-NEW_ACTION = {
-    "type": "enum",
-    "name": "Action",
-    "symbols": ["SHARE", *ACTIONS[:2], "WISH"],
-    "default": "CLICK",
-}
-WRITERS: dict[int, Schema] = {
-    1: LATEST,
-    2: _with_fields({}, add=({"name": "shop", "type": "string", "default": ""},)),
-    3: _with_fields({}, drop=("dwell_ms", "context", "request_id")),
-    4: _with_fields({"value": "int", "dwell_ms": "int"}),
-    5: _with_fields({"action": NEW_ACTION}),
-    6: _with_fields({"value": ["float", "null"]}, drop=("action",)),
-}
-MADE: dict[int, dict[str, Any]] = {
-    1: {},
-    2: {"shop": "north"},
-    3: {},
-    4: {"value": 7, "dwell_ms": 5},
-    5: {"action": "WISH"},
-    6: {"value": 0.5},
-}
-
-
-def framed(version: int, click: Click) -> bytes:
-    out = BytesIO()
-    out.write(b"\0" + version.to_bytes(4, "big"))
-    fastavro.schemaless_writer(out, without_logical_types(WRITERS[version]), {**asdict(click), **MADE[version]})
-    return out.getvalue()
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), CLICK), max_size=14))
-def test_producers_of_several_versions_are_read_in_one_batch_as_avro_resolves_them(
-    batch: list[tuple[int, Click]],
-) -> None:
-    values = [framed(version, click) if version else encode_click(click) for version, click in batch]
-    clicks, bad = decode_clicks(values, [c.user_id.encode() for _, c in batch], NOW_MS, WRITERS.get)
-    expected = []
-    for position, (version, click) in enumerate(batch):
-        start, writer = (5, without_logical_types(WRITERS[version])) if version else (10, LATEST)
-        read = fastavro.schemaless_reader(BytesIO(values[position][start:]), writer, LATEST)
-        assert isinstance(read, dict)
-        expected.append(
-            (
-                position,
-                click.event_id,
-                click.user_id,
-                click.item_id,
-                click.event_time,
-                read["action"],
-            )
-        )
-    assert bad == []
-    assert rows_of(clicks) == expected
-
-
-def test_a_symbol_we_do_not_know_and_a_missing_action_are_the_default() -> None:
-    click = Click("e", "u", "i", NOW_MS, "PURCHASE")
-    clicks, _ = decode_clicks([framed(5, click), framed(6, click)], [b"u", b"u"], NOW_MS, WRITERS.get)
-    assert [ACTIONS[code] for code in clicks.action.tolist()] == ["CLICK", "CLICK"]
-
-
-def test_a_time_written_as_int_is_read_as_long() -> None:
-    writer = _with_fields({"event_time": "int"})
-    raw = b"\0\0\0\0\7" + body(event_time=integer(2_000_000_000))
-    _, bad = decode_clicks([raw], [USER], NOW_MS, {7: writer}.get)
-    assert bad == [BadRecord(0, "too-old", "event_time 2000000000 is before 2000")]
-
-
-def test_checks_hold_for_every_version() -> None:
-    click = Click("e", "u", "i", NOW_MS)
-    values = [
-        framed(4, click)[:-1],
-        framed(2, click) + b"\0",
-        framed(3, Click("e", "u", "", NOW_MS)),
-        framed(1, click),
-    ]
-    clicks, bad = decode_clicks(values, [b"u"] * 4, NOW_MS, WRITERS.get)
-    assert [(r.position, r.reason) for r in bad] == [
-        (0, "malformed"),
-        (1, "malformed"),
-        (2, "bad-id"),
-    ]
-    assert clicks.positions.tolist() == [3]
-
-
-def test_an_id_unknown_to_the_registry_is_an_unknown_schema() -> None:
-    _, bad = decode_clicks([b"\0\0\0\1\0" + body()], [USER], NOW_MS, WRITERS.get)
-    assert bad == [BadRecord(0, "unknown-schema", "schema registry id 256")]
-
-
-NO_CLICKS = {
-    "an item": published("item").latest,
-    "without a time": _with_fields({}, drop=("event_time",)),
-    "user as a number": _with_fields({"user_id": "long"}),
-    "time as text": _with_fields({"event_time": "string"}),
-    "fields beyond ours": _with_fields({"value": {"type": "fixed", "name": "F", "size": 8}}),
-    "no record": {"type": "string"},
-}
-
-
-@pytest.mark.parametrize("writer", NO_CLICKS.values(), ids=NO_CLICKS)
-def test_a_registered_schema_that_is_no_click_harms_only_its_own_records(writer: Schema) -> None:
-    values = [b"\0\0\0\0\1" + body(), value(), b"\0\0\0\0\1" + body(event_id=text("other"))]
-    clicks, bad = decode_clicks(values, [USER] * 3, NOW_MS, {1: writer}.get)
-    assert [(r.position, r.reason) for r in bad] == [(0, "unknown-schema"), (2, "unknown-schema")]
-    assert clicks.positions.tolist() == [1]
-
-
-def test_records_of_one_registered_schema_are_decoded_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    groups: list[int] = []
-    decode_columns = columns.decode_columns
-
-    def counted(values: Sequence[bytes], body_start: int, schema: Schema, beside: Sequence[bytes]) -> Any:
-        groups.append(len(values))
-        return decode_columns(values, body_start, schema, beside)
-
-    monkeypatch.setattr(module, "decode_columns", counted)
-    click = Click("e", "u", "i", NOW_MS)
-    clicks, _ = decode_clicks([framed(1, click)] * 50, [b"u"] * 50, NOW_MS, WRITERS.get)
-    assert len(clicks) == 50
-    assert groups == [50]
 
 
 def test_selected_rows_keep_their_order_and_their_texts() -> None:
