@@ -28,8 +28,8 @@ class DeadLetter:
 
     @property
     def whole(self) -> bool:
-        """Whether value and key are all that they were. A key of KEPT_BYTES may have been longer."""
-        return self.value_size == len(self.value or b"") and len(self.key or b"") < KEPT_BYTES
+        """Whether the value is all that it was; no key that was cut is one that could be used."""
+        return self.value_size == len(self.value or b"")
 
 
 def bury(

@@ -16,9 +16,9 @@ from pyflink.datastream.state import MapStateDescriptor
 from schemas.dead_letter import bury
 from schemas.ids import hash_ids
 from schemas.user_state import load_states
-from streaming.config import DAY_S, Settings
+from streaming.config import DAY_S, Settings, job_version
 from streaming.control import Announced, Availability
-from streaming.dead_letter import DEAD_LETTERS, job_version, row_of
+from streaming.dead_letter import DEAD_LETTERS, row_of
 from streaming.features import Updated
 from streaming.metrics import Metrics
 from streaming.model_slot import Model, ModelSlot, scorer_threads

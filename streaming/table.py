@@ -4,7 +4,8 @@ import logging
 import socket
 from typing import Any
 
-from cassandra import ConsistencyLevel, ProtocolVersion
+from cassandra import AuthenticationFailed, ConsistencyLevel, ProtocolVersion, UnresolvableContactPoints
+from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
     Cluster,
@@ -64,8 +65,10 @@ def connect(settings: CommonSettings) -> Session:
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         request_timeout=REQUEST_TIMEOUT_S,
     )
+    user = settings.cassandra.username
     cluster = Cluster(
         settings.cassandra.hosts,
+        auth_provider=PlainTextAuthProvider(user, settings.cassandra.secret()) if user else None,
         port=settings.cassandra.port,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connection_class=WideConnection,
@@ -80,10 +83,16 @@ def connect(settings: CommonSettings) -> Session:
     )
     try:
         return cluster.connect()
-    except NoHostAvailable as error:
+    except (NoHostAvailable, UnresolvableContactPoints) as error:
         cluster.shutdown()
+        refused = getattr(error, "errors", {})
+        if any(isinstance(reason, AuthenticationFailed) for reason in dict(refused).values()):
+            raise UnreachableError(
+                f"Cassandra at {where} does not let {user or 'a client without a name'} in",
+                "correct cassandra.username and cassandra.password",
+            ) from error
         raise UnreachableError(
-            f"Cassandra at {where} does not answer", "start it, or correct cassandra.hosts"
+            f"Cassandra at {where} does not answer", "start it, or correct cassandra.hosts and cassandra.datacenter"
         ) from error
 
 
@@ -104,6 +113,9 @@ def check_tables(session: Session, keyspace: str) -> None:
             for name, kind in columns.items()
             if actual.get(name) != kind
         ]
+        key = [column.name for column in found.tables[table].primary_key]
+        if not wrong and key != [next(iter(columns))]:
+            wrong = [f"its key is {', '.join(key)}, not {next(iter(columns))}"]
         if wrong:
             raise ContractError(
                 f"table {keyspace}.{table} is unlike the schema: {'; '.join(wrong)}",

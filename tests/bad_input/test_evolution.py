@@ -63,7 +63,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 
 
 # Fields of a record written with the changes of ALLOWED that need another value.
-MADE = {
+MADE: dict[str, dict[str, Any]] = {
     "a field with a default": {"shop": "north"},
     "an optional field": {"shop": None},
     "int to double": {"dwell_ms": 2.5},
@@ -158,7 +158,7 @@ def fitting(click: Click, schema: Schema, draw: Callable[[st.SearchStrategy[Any]
                 continue
             kind = next(branch for branch in kind if branch != "null")
         word = kind["type"] if isinstance(kind, dict) else kind
-        content = MORE.get(word) if name == "shop" else getattr(click, name)
+        content: Any = MORE.get(word) if name == "shop" else getattr(click, name)
         if word == "enum" and content not in kind["symbols"]:
             content = "WISH"
         if content is None:
