@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from schemas.click import ACTIONS
 from schemas.errors import ConfigError, run_command
@@ -73,12 +73,12 @@ def lookup(user: User) -> None:
     finally:
         session.cluster.shutdown()
     if row is None:
-        console.print(f"{escape(user)}: no row, and nothing is trending yet")
+        console.print(plain(f"{user}: no row, and nothing is trending yet"))
         raise typer.Exit(1)
     age = time.time() - row.scored_at.replace(tzinfo=UTC).timestamp()
-    console.print(f"[bold]{escape(user)}[/bold]: {tier}")
+    console.print(plain(f"{user}: {tier}"), style="bold")
     console.print(f"source {row.source}, model {row.model_version or 'none'}, scored {_age(age)} ago")
-    console.print(_ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings)))
+    console.print(ranking(list(zip(row.item_ids or [], row.scores or [], strict=True)), catalogue(settings)))
 
 
 @app.command()
@@ -86,14 +86,14 @@ def inspect(user: User) -> None:
     """A user's state, the model's inputs, and the candidates with their scores."""
     found = look_at(load_settings(Settings), user)
     state = found.state[0]
-    events = Table("event time", "action", "item", "title", "gap", title=f"{escape(user)}: the last events")
+    events = Table("event time", "action", "item", "title", "gap", title=plain(f"{user}: the last events"))
     for place in np.flatnonzero(state["item"]).tolist():
         item_id = found.names[int(state["item"][place])]
         known = "" if found.model is None or found.inputs["item_index"][0, place] else " (unknown to the model)"
         events.add_row(
             datetime.fromtimestamp(state["event_time"][place] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"),
             ACTIONS[state["action"][place]],
-            escape(item_id) + known,
+            plain(item_id + known),
             _title(found.items, item_id),
             str(found.inputs["gap"][0, place]) if found.inputs else "",
         )
@@ -107,7 +107,7 @@ def inspect(user: User) -> None:
         console.print("no release is announced: the user gets the trending list")
     else:
         console.print(f"release {found.model.manifest.version} on {found.model.provider}")
-        console.print(_ranking(found.candidates, found.items))
+        console.print(ranking(found.candidates, found.items))
 
 
 @app.command()
@@ -169,18 +169,22 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
     )
 
 
-def _ranking(ranked: list[tuple[str, float]], items: dict[str, Item]) -> Table:
+def ranking(ranked: list[tuple[str, float]], items: dict[str, Item]) -> Table:
+    """Items with title and score (item id, score), best first, as a table."""
     table = Table("rank", "item", "title", "score")
     for rank, (item_id, score) in enumerate(ranked, 1):
-        table.add_row(str(rank), escape(item_id), _title(items, item_id), f"{score:.3f}")
+        table.add_row(str(rank), plain(item_id), _title(items, item_id), f"{score:.3f}")
     return table
 
 
-def _title(items: dict[str, Item], item_id: str) -> str:
-    """A title is what a shop wrote: neither markup of ours nor commands for a terminal."""
+def _title(items: dict[str, Item], item_id: str) -> Text:
     item = items.get(item_id)
-    title = (item.title if item else None) or ""
-    return escape("".join(c for c in title if c.isprintable()))
+    return plain((item.title if item else None) or "")
+
+
+def plain(text: str) -> Text:
+    """What others wrote, as they wrote it: neither markup of ours nor commands for a terminal."""
+    return Text("".join(c for c in text if c.isprintable()))
 
 
 def _age(seconds: float) -> str:
