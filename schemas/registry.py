@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastavro
-from fastavro.schema import SchemaParseException, UnknownType
+from fastavro.schema import SchemaParseException
 
 from schemas.avro import Schema
 from schemas.errors import ContractError
@@ -41,7 +41,7 @@ def _record(answer: bytes, schema_id: int) -> Schema | None:
     try:
         schema: Any = json.loads(text)
         fastavro.parse_schema(schema)
-    except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException, UnknownType):
+    except (ValueError, TypeError, KeyError, RecursionError, SchemaParseException):
         return None
     record = isinstance(schema, dict) and schema.get("type") == "record" and "fields" in schema
     return schema if record else None

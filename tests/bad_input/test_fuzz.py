@@ -62,6 +62,8 @@ LETTER = encode_dead_letter(bury(b"value", b"key", ("clicks", 1, 2), "malformed"
 FOUND: dict[str, bytes] = {
     "a length in ten bytes, of more than 64 bits": HEADER + body(request_id=some(b"\x82" + b"\x80" * 8 + b"\x02r")),
     "a time in ten bytes, of more than 64 bits": HEADER + body(event_time=b"\x80\xa0\xd5\xed\xee\xe6\x82\x80\x80\x02"),
+    # Cut after eight bytes, its ninth would pass for the action, and all that follows would fit, too.
+    "a time in nine bytes": HEADER + body(event_time=b"\x80" * 8 + b"\x02", action=integer(1)),
     "a time in eleven bytes": HEADER + body(event_time=b"\x80" * 10 + b"\x01"),
 }
 

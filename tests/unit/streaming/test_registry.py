@@ -49,9 +49,10 @@ def test_a_registry_that_does_not_answer_is_unreachable_and_no_dead_letter(
         '{"type": "object", "properties": {"user_id": {"type": "string"}}}',
         '{"type": "record", "name": "Click", "fields": [{"name": "user_id", "type": "shop.UserId"}]}',
         '{"type": "record", "name": "Click"}',
+        '{"type": "enum", "name": "Action", "symbols": ["A", "A"]}',
         '"string"',
     ],
-    ids=["Protobuf", "JSON Schema", "a reference", "no fields", "no record"],
+    ids=["Protobuf", "JSON Schema", "a reference", "no fields", "a symbol twice", "no record"],
 )
 def test_a_registered_schema_that_is_no_avro_record_is_a_dead_letter_and_does_not_stop_the_job(schema: str) -> None:
     found = RegisteredSchemas(lambda _: json.dumps({"schema": schema}).encode())
