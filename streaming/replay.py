@@ -69,7 +69,7 @@ def replay(settings: Settings, selection: Selection, dry_run: bool) -> Counter[t
     judge = _Judge(settings)
     producer = _Sender(settings)
     counts: Counter[tuple[str, str, str]] = Counter()
-    chosen = (letter for letter in _letters(settings) if letter.reason != REPLAYED and selection.wants(letter))
+    chosen = (letter for letter in _once(_letters(settings)) if selection.wants(letter))
     left = selection.limit
     while left and (chunk := list(islice(chosen, CHUNK))):
         mended: list[tuple[DeadLetter, bytes | None, bytes | None]] = []
@@ -91,6 +91,16 @@ def _letters(settings: Settings) -> Iterator[DeadLetter]:
     for message in messages(settings, settings.dead_letter_topic):
         letter = decode_dead_letter(message.value())
         if isinstance(letter, DeadLetter):
+            yield letter
+
+
+def _once(letters: Iterable[DeadLetter]) -> Iterator[DeadLetter]:
+    """One letter a record: a job that starts again from its checkpoint writes those since then once more."""
+    seen: set[Place] = set()
+    for letter in letters:
+        place = (letter.topic, letter.partition, letter.offset)
+        if letter.reason != REPLAYED and place not in seen:
+            seen.add(place)
             yield letter
 
 

@@ -52,10 +52,13 @@ def seen(job: RunningJob, user: str) -> Click:
     """A good click that was sent and became a row: what came before it was looked at, too."""
     click = Click(f"{user}-{time.time_ns()}", user, "item-1", now())
     job.click([click])
-    job.eventually(
-        f"{user} has a row", lambda: (row := job.row(user)) is not None and row.event_time >= click.event_time
-    )
+    job.eventually(f"{user} has a row", lambda: in_its_row(job, click))
     return click
+
+
+def in_its_row(job: RunningJob, click: Click) -> bool:
+    row = job.row(click.user_id)
+    return row is not None and row.event_time >= click.event_time
 
 
 def outcomes(answer: subprocess.CompletedProcess[str]) -> dict[tuple[str, str], int]:
@@ -93,9 +96,11 @@ def test_while_nobody_takes_dead_letters_the_job_waits_and_says_so_and_loses_non
     for future in admin.delete_topics([topic]).values():
         future.result()
     began = time.monotonic()
-    bad = [job.send(CLICKS, b"waiting", f"nonsense {number}".encode()) for number in range(20)]
-    # Rows go on: what cannot be told to the producers of bad records is no reason to keep a reader waiting.
-    seen(job, "goes-on")
+    bad, good = [], []
+    for number in range(20):
+        bad.append(job.send(CLICKS, b"waiting", f"nonsense {number}".encode()))
+        good.append(Click(f"waits-{number}", f"waits-{number % 5}", "item-1", now()))
+        job.click(good[-1:])
     rest = job.stack.rest
     job.eventually("it says what it waits for", lambda: topic in (rest.failure(rest.jobs()[-1].id) or ""))
     said = time.monotonic() - began
@@ -107,7 +112,7 @@ def test_while_nobody_takes_dead_letters_the_job_waits_and_says_so_and_loses_non
         "all dead letters arrive",
         lambda: {(letter.partition, letter.offset) for letter in job.dead_letters()} == set(bad),
     )
-    seen(job, "goes-on")
+    job.eventually("every good click is in its row", lambda: all(in_its_row(job, click) for click in good))
     print(f"said after {said:.0f} s, all there {time.monotonic() - again:.0f} s after the topic was")
 
 
@@ -120,12 +125,15 @@ def test_a_dead_letter_is_sent_again_once_its_time_has_come_and_only_once(
     early = [
         Click("early-1", "early", "item-2", when),
         Click("early-2", "early", "item-3", when + 1, context={"x": "y" * 6000}),
-        Click("early-3", "too-early", "item-3", when),
+        Click("early-3", "early", "item-4", when),
     ]
     places = {job.send(CLICKS, click.user_id.encode(), encode_click(click)) for click in early}
     job.send(CLICKS, b"early", b"never")
     job.send(ITEMS, b"item-8", encode_item(Item("item-9")))
-    job.eventually("they are dead letters", lambda: len(job.dead_letters()) == 20 + 5)
+    # After the job's restarts some of the letters before are there twice.
+    job.eventually(
+        "they are dead letters", lambda: len({(d.topic, d.partition, d.offset) for d in job.dead_letters()}) == 25
+    )
     found = outcomes(command("replay", "--dead-letters", "--dry-run", "--reason", "future", "--since", "2026-01-01"))
     assert found == {("future", "is still future"): 3}
     assert command("replay", "--dead-letters", "--until", "2026-01-01").stdout == "no such dead letters\n"
@@ -133,20 +141,16 @@ def test_a_dead_letter_is_sent_again_once_its_time_has_come_and_only_once(
     found = outcomes(command("replay", "--dead-letters", "--dry-run", "--reason", "future"))
     assert found == {("future", "would be sent"): 3}
     assert job.row("early") is None
-    assert outcomes(command("replay", "--dead-letters", "--reason", "future", "--limit", "2")) == {
-        ("future", "sent again"): 2
-    }
-    job.eventually(
-        "both clicks are in the row", lambda: (r := job.row("early")) is not None and r.event_time == when + 1
-    )
+    found = outcomes(command("replay", "--dead-letters", "--reason", "future", "--limit", "1"))
+    assert found == {("future", "sent again"): 1}
     everything = outcomes(command("replay", "--dead-letters"))
-    assert everything[("future", "sent again")] == 1
-    assert everything[("future", "was sent again before")] == 2
+    assert everything[("future", "sent again")] == 2
+    assert everything[("future", "was sent again before")] == 1
     assert everything[("wrong-key", "is still wrong-key")] == 1
     assert everything[("unknown-framing", "is still unknown-framing")] == 21
     marks = [letter for letter in job.dead_letters() if letter.reason == REPLAYED]
     assert {(mark.partition, mark.offset) for mark in marks} == places
-    job.eventually("the third click is in a row", lambda: job.row("too-early") is not None)
+    job.eventually("the user's newest click is in their row", lambda: in_its_row(job, early[1]))
     assert "sent again" not in [o for _, o in outcomes(command("replay", "--dead-letters"))]
 
 
@@ -161,7 +165,8 @@ def test_what_the_job_still_refuses_does_not_go_round_and_round(
         return b"\0" + schema.to_bytes(4, "big") + value[10:]
 
     def refused() -> int:
-        return len([d for d in job.dead_letters() if (d.key or b"").startswith(b"framed")])
+        letters = [d for d in job.dead_letters() if (d.key or b"").startswith(b"framed")]
+        return len({(d.topic, d.partition, d.offset, d.reason) for d in letters})
 
     for user in ("framed", "framed-erased"):
         job.send(CLICKS, user.encode(), framed(7, encode_click(Click(user, user, "item-1", now()))))
