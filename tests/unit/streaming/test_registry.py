@@ -1,9 +1,13 @@
 """Confluent's framing through a Schema Registry that really answers over HTTP."""
 
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 
+from schemas import registry as module
+from schemas.avro import published
 from schemas.click import Click, decode_clicks, encode_click
 from schemas.errors import ContractError, UnreachableError
 from schemas.registry import RegisteredSchemas
@@ -31,6 +35,21 @@ def test_an_id_the_registry_does_not_know_is_a_dead_letter(schema_registry: tupl
     clicks, bad = decode_clicks([framed(8, Click("e", "u", "i", NOW_MS))], [b"u"], NOW_MS, registry(schema_registry[0]))
     assert len(clicks) == 0
     assert [(b.reason, b.detail) for b in bad] == [("unknown-schema", "schema registry id 8")]
+
+
+def test_an_unknown_id_is_asked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    answers: list[bytes | None] = [None, json.dumps({"schema": json.dumps(published("click_event").latest)}).encode()]
+
+    def fetch(path: str) -> bytes | None:
+        asked.append(path)
+        return answers[len(asked) - 1]
+
+    found = RegisteredSchemas(fetch)
+    assert [found(7), found(7), len(asked)] == [None, None, 1]
+    now = time.monotonic()
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now + module.UNKNOWN_S + 1))
+    assert [found(7), found(7), len(asked)] == [published("click_event").latest] * 2 + [2]
 
 
 def test_a_registry_that_does_not_answer_is_unreachable_and_no_dead_letter(
