@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.__main__ import main as local
 from deploy.local.config import load_local_settings
 from schemas.errors import ConfigError, run_command
 from schemas.settings import load_settings
@@ -205,6 +206,20 @@ def test_a_contradiction_names_both_places(
         "streaming in environment variable FRESHREC_STREAMING__PARALLELISM and freshrec.toml: parallelism 8 is above "
         "largest_parallelism 4; lower the one, or raise the other before the first start"
     )
+
+
+def test_a_stack_with_more_taskmanagers_than_shards_is_not_begun(
+    empty_place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = empty_place / "state"
+    monkeypatch.setattr(sys, "argv", ["local", "up", "--state", str(state), "--taskmanagers", "4"])
+    with pytest.raises(SystemExit) as ended:
+        local()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "error: streaming in a flag: parallelism 4 is above largest_parallelism 2; "
+    )
+    assert not list(state.glob("log/*"))
 
 
 def test_each_command_checks_its_own_section_and_the_local_stack_its_own(

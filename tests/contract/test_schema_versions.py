@@ -1,6 +1,7 @@
 """A new version of a schema may not strand the records of those who write an older one: checked before it is published.
 
-Each version has its records in tests/golden/records.json, as its producers wrote them; a new one adds its own.
+Each version has its records in tests/golden/records.json, as its producers wrote them; a new one adds its own: what
+`schemas.avro.encode(record, fields).hex()` gives, and the fields, bytes as base64.
 """
 
 import base64
