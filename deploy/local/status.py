@@ -59,9 +59,9 @@ def _job(stack: Stack) -> str:
             return "none yet"
         job = jobs[-1]
         restarts = stack.rest.restarts(job.id)
-        failure = stack.rest.failure(job.id) if restarts else None
+        failure = stack.rest.failure(job.id)
         tasks = f"{job.tasks_running} of {job.tasks} tasks run, {restarts} restarts"
-        tasks += f" (last for {failure})" if failure else ""
+        tasks += f" (it failed last with {failure})" if failure else ""
         return f"{job.name}: {job.state}, {tasks}, {_checkpoint(stack.rest.checkpoint(job.id))}"
     except UnreachableError as error:
         return error.cause
