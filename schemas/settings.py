@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -57,6 +57,12 @@ class CassandraSettings(Section):
     username: str | None = None
     password: SecretStr | None = None
     password_file: Path | None = None
+
+    @field_validator("password_file")
+    @classmethod
+    def _from_anywhere(cls, file: Path | None) -> Path | None:
+        """The job's processes have folders of their own."""
+        return file.absolute() if file else None
 
     @model_validator(mode="after")
     def _one_secret(self) -> "CassandraSettings":

@@ -292,7 +292,7 @@ def test_a_secret_that_others_can_read_is_refused(mode: int, empty_place: Path, 
     file.chmod(mode)
     with_user(empty_place, 'password_file = "secret"')
     assert refusal() == (
-        f"secret, the secret of cassandra.password_file, can be read by others (mode {mode:o}); run chmod 600 secret"
+        f"{file}, the secret of cassandra.password_file, can be read by others (mode {mode:o}); run chmod 600 {file}"
     )
 
 
@@ -311,9 +311,10 @@ def test_a_secret_that_is_missing_empty_or_given_twice(
     empty_place: Path, monkeypatch: pytest.MonkeyPatch, refusal: Callable[..., str]
 ) -> None:
     with_user(empty_place, 'password_file = "secret"')
-    assert refusal().startswith("cassandra.password_file names secret, which cannot be read (")
-    (empty_place / "secret").touch(0o600)
-    assert refusal() == "cassandra.password_file names secret, which is empty; write the secret into it"
+    file = empty_place / "secret"
+    assert refusal().startswith(f"cassandra.password_file names {file}, which cannot be read (")
+    file.touch(0o600)
+    assert refusal() == f"cassandra.password_file names {file}, which is empty; write the secret into it"
     monkeypatch.setenv("FRESHREC_CASSANDRA__PASSWORD", SECRET)
     line = refusal()
     assert "password and password_file are both given; keep one of them" in line

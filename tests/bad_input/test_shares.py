@@ -168,7 +168,7 @@ def test_no_record_of_any_size_stops_a_micro_batch() -> None:
             started = time.perf_counter()
             job.take([(case.key, case.value, CLICK)])
             took.append(time.perf_counter() - started)
-        # A key of 900 KB took 1.2 s when each of its words was walked, a map of 30 720 entries as long.
+        # A key of 500 KB took 0.7 s when each of its words was walked, a map of 30 720 entries as long.
         assert min(took) < 0.2, name
 
 
