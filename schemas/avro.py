@@ -18,6 +18,8 @@ from typing import Any
 import fastavro
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from schemas.strict import DamagedError, end_of
+
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = b"\x00"
 HEADER_BYTES = 10
@@ -104,14 +106,15 @@ def decode(
         return unframed
     assert value is not None
     schema, body_start = unframed
-    body = BytesIO(value[body_start:])
     try:
-        fields = fastavro.schemaless_reader(body, schema, published(record).latest)
+        left = len(value) - end_of(schema, value, body_start)
+        if left:
+            return BadRecord(position, "malformed", f"{left} bytes after the record's end")
+        fields = fastavro.schemaless_reader(BytesIO(value[body_start:]), schema, published(record).latest)
+    except DamagedError as error:
+        return BadRecord(position, "malformed", str(error))
     except Exception as error:  # fastavro raises whatever the damaged bytes make of it
         return BadRecord(position, "malformed", f"{type(error).__name__}: {error}"[:200])
-    left = len(value) - body_start - body.tell()
-    if left:
-        return BadRecord(position, "malformed", f"{left} bytes after the record's end")
     if not isinstance(fields, dict):
         return BadRecord(position, "malformed", "not a record")
     return fields

@@ -19,8 +19,9 @@ from schemas.ids import PADDING
 from schemas.quick import quick_columns
 from schemas.spans import MAX_ENTRIES, Bools, Columns, Ints, Spans, only_branch, spans_of
 
-# A 64-bit zigzag integer has at most ten bytes of seven bits.
+# A 64-bit zigzag integer has at most ten bytes of seven bits; of the tenth one bit is left.
 _VARINT_BYTES = 10
+_LAST_SHIFT = 63
 
 
 class _Cursor:
@@ -45,6 +46,8 @@ class _Cursor:
             byte = self.buffer[np.where(more, self.at, 0)]
             raw |= np.where(more, (byte & 0x7F).astype(np.uint64) << np.uint64(shift), np.uint64(0))
             self.at += more
+            if shift == _LAST_SHIFT:
+                self.fail(more & (byte > 1))
             more &= byte >= 0x80
             if not more.any():
                 break
@@ -149,12 +152,16 @@ def _read_union(cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None
 def _skip_blocks(cursor: _Cursor, kind: Any, rows: Bools) -> None:
     """Step over a map or an array: blocks of entries, each with its count, ended by a count of 0."""
     open_rows = rows & cursor.sound
-    for _ in range(MAX_ENTRIES):
+    total = np.zeros(len(rows), np.int64)
+    # A block has an entry at least, so there are no more blocks than entries.
+    for _ in range(MAX_ENTRIES + 1):
         count = cursor.varint(open_rows)
         # A negative count is followed by the block's size in bytes, for readers that skip.
         cursor.varint(open_rows & (count < 0))
         left = np.abs(count)
         cursor.fail(open_rows & ((left > MAX_ENTRIES) | (left < 0)))
+        total += np.where(open_rows & cursor.sound, left, 0)
+        cursor.fail(open_rows & (total > MAX_ENTRIES))
         open_rows = open_rows & cursor.sound & (count != 0)
         if not open_rows.any():
             return

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from schemas.avro import BadRecord, decode, encode
 
-# Enough to see what a record was meant to be; the digest tells whole records apart.
+# Of a value and of a key: enough to see what a record was meant to be; the digest tells whole values apart. A broker
+# that took a record of 1 MiB would not take it again with all that a dead letter adds: the job would never get past it.
 KEPT_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """Original bytes (their head when longer than KEPT_BYTES), where they lay, and why. first_seen in ms."""
+    """Original value and key (their heads when longer than KEPT_BYTES), where they lay, and why. first_seen in ms."""
 
     value: bytes | None
     value_size: int
@@ -24,6 +25,11 @@ class DeadLetter:
     detail: str
     first_seen: int
     job_version: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether the value is all that it was; no key that was cut is one that could be used."""
+        return self.value_size == len(self.value or b"")
 
 
 def bury(
@@ -39,6 +45,7 @@ def bury(
     size = len(value or b"")
     digest = hashlib.sha256(value).hexdigest() if value is not None and size > KEPT_BYTES else None
     head = value[:KEPT_BYTES] if value is not None else None
+    key = key[:KEPT_BYTES] if key is not None else None
     return DeadLetter(head, size, digest, key, *where, reason, detail, first_seen, job_version)
 
 

@@ -1,7 +1,7 @@
 """A request to forget a user everywhere."""
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
-from schemas.ids import id_trouble
+from schemas.ids import id_trouble, shown
 
 
 def encode_erasure(user_id: str, requested_at: int | None = None) -> bytes:
@@ -27,5 +27,5 @@ def decode_erasure(
     if isinstance(fields, BadRecord):
         return fields
     if fields["user_id"] != user_id:
-        return BadRecord(position, "wrong-key", f"key {key!r} is not user_id")
+        return BadRecord(position, "wrong-key", f"key {shown(key)} is not user_id")
     return user_id

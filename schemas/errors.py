@@ -10,8 +10,14 @@ The number is the exit code of a command that ends with it.
 A record that cannot be used is no error: it is a `BadRecord`, a value on its way to the dead letters.
 """
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+# A flag of such a name, or an address with a password in it.
+_SECRET = re.compile(
+    r"--[\w.-]*(password|passwd|secret|token|api-?key)(?!-file|_file)|\w+://[^/@\s]*:[^/@]+@", re.IGNORECASE
+)
 
 
 class FreshrecError(Exception):
@@ -55,7 +61,20 @@ class ModelRefused(FreshrecError):  # noqa: N818 (a refusal is the expected answ
 def run_command(command: Callable[[], None], prefix: str = "error") -> None:
     """Run a command line; an error of the tree becomes one line on stderr and the exit code of the process."""
     try:
+        _refuse_secrets(sys.argv[1:])
         command()
     except FreshrecError as error:
         print(f"{prefix}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _refuse_secrets(arguments: Sequence[str]) -> None:
+    """Before anything else, for what stands on a command line is read by every user of the machine and kept in logs."""
+    for place, argument in enumerate(arguments):
+        if _SECRET.search(argument):
+            named = [word for word in (argument, *arguments[place - 1 : place]) if word.startswith("--")]
+            flag = named[0].split("=")[0] if named else "an address"
+            raise ConfigError(
+                f"{flag} puts a secret on the command line, where every user of this machine can read it",
+                "set FRESHREC_CASSANDRA__PASSWORD or cassandra.password_file",
+            )

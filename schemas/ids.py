@@ -16,6 +16,7 @@ _MULTIPLIER = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT = np.uint64(32)
 # Ids are keys in state, in Cassandra and in Kafka; longer ones are a sign of a payload in the wrong field.
 MAX_ID_BYTES = 256
+_SHOWN_BYTES = 40
 # A gather of eight bytes may read past the last id: that much padding keeps it inside the buffer.
 PADDING = b"\0" * 8
 # The same byte eight times: 1, the top bit, a space, DEL.
@@ -34,6 +35,11 @@ def id_trouble(raw: bytes) -> str | None:
         return "is not UTF-8"
     # Category Cc: line feeds and their kin would break lists of ids, and what prints them.
     return "has control characters" if any(unicodedata.category(c) == "Cc" for c in text) else None
+
+
+def shown(key: bytes | None) -> str:
+    """A key for a message: its beginning, where it is none that anybody would read."""
+    return repr(key) if key is None or len(key) <= _SHOWN_BYTES else f"{key[:_SHOWN_BYTES]!r}… of {len(key)} bytes"
 
 
 def hash_ids(ids: Sequence[str]) -> NDArray[np.uint64]:

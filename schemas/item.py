@@ -1,10 +1,11 @@
 """An item of the catalogue."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
-from schemas.ids import id_trouble
+from schemas.ids import id_trouble, shown
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,8 @@ def decode_item(
     if isinstance(fields, BadRecord):
         return fields
     if fields["item_id"].encode() != key:
-        return BadRecord(position, "wrong-key", f"key {key!r} is not item_id"[:200])
+        return BadRecord(position, "wrong-key", f"key {shown(key)} is not item_id")
+    price = fields["price"]
+    if price is not None and not (math.isfinite(price) and price >= 0):
+        return BadRecord(position, "bad-number", f"price is {price}")
     return Item(**fields)

@@ -154,6 +154,7 @@ def _skip_map(cursors: _Cursors, kind: Any) -> None:
     if kind != "string":
         raise _NotPlainError
     left = cursors.count(MAX_ENTRIES)
+    total = left.copy()
     while len(rows := np.flatnonzero(left)):
         inner = cursors.of(rows)
         inner.span()
@@ -163,5 +164,8 @@ def _skip_map(cursors: _Cursors, kind: Any) -> None:
         if len(done):
             after = inner.of(done)
             left[rows[done]] = after.count(MAX_ENTRIES)
+            total[rows[done]] += left[rows[done]]
+            if total.max() > MAX_ENTRIES:
+                raise _NotPlainError
             inner.at[done] = after.at
         cursors.at[rows] = inner.at

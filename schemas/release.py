@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
 from schemas.errors import ModelRefused
+from schemas.ids import id_trouble
 
 MANIFEST, MODEL, ITEMS, WARMUP = "manifest.json", "model.onnx", "items", "warmup"
 FILES = (MODEL, ITEMS, WARMUP)
@@ -79,7 +80,13 @@ def decode_release(
 ) -> ModelRelease | BadRecord:
     """One message of `model-releases`. Never raises."""
     fields = decode("model_release", value, position, schema_by_id)
-    return fields if isinstance(fields, BadRecord) else ModelRelease(**fields)
+    if isinstance(fields, BadRecord):
+        return fields
+    if trouble := id_trouble(fields["version"].encode()):
+        return BadRecord(position, "bad-id", f"version {trouble}")
+    if not 0 <= fields["percent"] <= 100:
+        return BadRecord(position, "bad-number", f"percent is {fields['percent']}")
+    return ModelRelease(**fields)
 
 
 def digest_of(content: bytes) -> FileDigest:
@@ -97,7 +104,7 @@ def open_manifest(content: bytes, release: ModelRelease) -> Manifest:
         )
     try:
         manifest = Manifest.model_validate(json.loads(content))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise ModelRefused(
             f"{MANIFEST} of release {release.version} is not a manifest ({str(error).splitlines()[0]})",
             "publish with the trainer of this version",

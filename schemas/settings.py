@@ -2,19 +2,24 @@
 
 The file is `freshrec.toml` in the current folder, or the one FRESHREC_CONFIG names. In the environment a key is
 FRESHREC_<KEY> or FRESHREC_<SECTION>__<KEY>. Unknown keys are errors, in every place.
+A secret is never a flag, which every user of a machine can read; it comes from the environment, or from a file that
+nobody but its owner can read.
 """
 
 import difflib
 import os
 import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -22,8 +27,12 @@ from schemas.errors import ConfigError
 
 ENV_PREFIX = "FRESHREC_"
 # Read from the environment by other parts than this tree.
-_ENV_ELSEWHERE = ("FRESHREC_CONFIG", "FRESHREC_LOCAL_")
+_ENV_ELSEWHERE = ("FRESHREC_CONFIG", "FRESHREC_LOCAL_", "FRESHREC_TEST_")
 DEFAULT_KEYSPACE = "freshrec"
+# What the end of a key says about its number: people write 30s, or 0.03 for 30 ms.
+_UNITS = {"_ms": "milliseconds", "_hours": "hours", "_days": "days", "_mib": "MiB"}
+# Bits of a file's mode by which others than its owner may read it.
+_READ_BY_OTHERS = 0o044
 
 
 class Section(BaseModel):
@@ -40,11 +49,34 @@ class KafkaSettings(Section):
 
 
 class CassandraSettings(Section):
-    """Where Cassandra is."""
+    """Where Cassandra is, and who we are to it: nobody, unless a username is given with a password or a file of one."""
 
-    hosts: list[str] = ["127.0.0.1"]
+    hosts: list[str] = Field(["127.0.0.1"], min_length=1)
     port: int = Field(9042, ge=1, le=65535)
     datacenter: str = "datacenter1"
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+
+    @field_validator("password_file")
+    @classmethod
+    def _from_anywhere(cls, file: Path | None) -> Path | None:
+        """The job's processes have folders of their own."""
+        return file.absolute() if file else None
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> "CassandraSettings":
+        if self.password and self.password_file:
+            raise ValueError("password and password_file are both given; keep one of them")
+        if bool(self.username) != bool(self.password or self.password_file):
+            raise ValueError("username and password belong together; give both or none of them")
+        return self
+
+    def secret(self) -> str:
+        """The password. Raises ConfigError where its file is missing, empty, or can be read by others."""
+        if self.password_file is None:
+            return self.password.get_secret_value() if self.password else ""
+        return _secret_in(self.password_file, "cassandra.password_file")
 
 
 class CommonSettings(BaseSettings):
@@ -90,12 +122,20 @@ def load_settings(cls: type[S], **flags: Any) -> S:
     if "FRESHREC_CONFIG" in os.environ and not config_file().is_file():
         raise ConfigError(f"FRESHREC_CONFIG names {config_file()}, which is no file", "correct it or unset it")
     _refuse_unknown_environment(cls)
+    given = {key: value for key, value in flags.items() if value is not None}
     try:
-        return cls(**{key: value for key, value in flags.items() if value is not None})
+        settings = cls(**given)
     except ValidationError as error:
-        raise _explain(cls, error) from error
-    except ValueError as error:
+        raise _explain(cls, error, given) from error
+    except SettingsError as error:  # not even the text of a list or a section
+        field = next((name for name in cls.model_fields if f'"{name}"' in str(error)), "")
+        raise ConfigError(
+            f"{_place([field], {})} cannot be read", 'write a list as ["a", "b"], a section key by key'
+        ) from error
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{config_file()}: {error}", "correct the file") from error
+    _refuse_open_secrets(settings)
+    return settings
 
 
 def _keys(cls: type[BaseModel], prefix: str = "") -> list[str]:
@@ -107,9 +147,10 @@ def _keys(cls: type[BaseModel], prefix: str = "") -> list[str]:
     return keys
 
 
-def _nearest(cls: type[BaseModel], key: str) -> str:
-    near = difflib.get_close_matches(key, _keys(cls), 1, 0.5)
-    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_keys(cls))}"
+def nearest(key: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown key: the one that was meant, or all that there are."""
+    near = difflib.get_close_matches(key, list(known), 1, 0.5)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
 
 
 def _refuse_unknown_environment(cls: type[CommonSettings]) -> None:
@@ -125,13 +166,68 @@ def _refuse_unknown_environment(cls: type[CommonSettings]) -> None:
             if field.annotation is not None and re.match(r"dict\b", str(field.annotation).replace("<class '", ""))
         )
         if key not in known and not open_section:
-            raise ConfigError(f"environment variable {name} is no setting", _nearest(cls, key))
+            raise ConfigError(f"environment variable {name} is no setting", nearest(key, _keys(cls)))
 
 
-def _explain(cls: type[CommonSettings], error: ValidationError) -> ConfigError:
+def _explain(cls: type[CommonSettings], error: ValidationError, flags: Mapping[str, Any]) -> ConfigError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    where = f"{config_file()}, the environment ({ENV_PREFIX}…) or a flag"
+    # A list's element is named by its place in it.
+    keys = [str(part) for part in first["loc"]]
+    key, where = ".".join(keys), _place(keys, flags)
     if first["type"] == "extra_forbidden":
-        return ConfigError(f"{key} in {where} is no setting", _nearest(cls, key))
-    return ConfigError(f"{key} = {first['input']!r} in {where}: {first['msg']}", "correct the value")
+        return ConfigError(f"{key} in {where} is no setting", nearest(key, _keys(cls)))
+    if first["type"] == "value_error":  # of several keys together
+        cause, _, remedy = str(first["ctx"]["error"]).partition("; ")
+        return ConfigError(f"{key} in {where}: {cause}", remedy)
+    unit = next((f"a number of {word}, without its unit" for end, word in _UNITS.items() if key.endswith(end)), None)
+    shown = "a secret" if "password" in key else repr(first["input"])
+    return ConfigError(f"{key} = {shown} in {where}: {first['msg']}", f"write it as {unit}" if unit else "correct it")
+
+
+def _place(keys: Sequence[str], flags: Mapping[str, Any]) -> str:
+    """Where a key was given: the last of the places that has it, for that one wins. Of a section: all of its places."""
+    variable = ENV_PREFIX + "__".join(keys[:2]).upper()
+    within = [variable] if variable in os.environ else [v for v in os.environ if v.startswith(variable + "__")]
+    places = ["a flag"] if _given(keys, flags) else []
+    places += [f"environment variable {name}" for name in sorted(within)]
+    if _given(keys, _in_file()) or not places:
+        places.append(str(config_file()))
+    return places[0] if len(keys) > 1 else " and ".join(places)
+
+
+def _given(keys: Sequence[str], tree: Any) -> bool:
+    for key in keys:
+        if not isinstance(tree, Mapping) or key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def _in_file() -> dict[str, Any]:
+    return tomllib.loads(config_file().read_text()) if config_file().is_file() else {}
+
+
+def _refuse_open_secrets(settings: CommonSettings) -> None:
+    """Read every secret now, not when the first connection is made; and see that the settings file gives none away."""
+    settings.cassandra.secret()
+    if "password" in _in_file().get("cassandra", {}):
+        _refuse_readable(config_file(), "cassandra.password")
+
+
+def _secret_in(file: Path, key: str) -> str:
+    try:
+        _refuse_readable(file, key)
+        content = file.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key} names {file}, which cannot be read ({error})", "correct it") from error
+    if not content:
+        raise ConfigError(f"{key} names {file}, which is empty", "write the secret into it")
+    return content
+
+
+def _refuse_readable(file: Path, key: str) -> None:
+    mode = file.stat().st_mode
+    if mode & _READ_BY_OTHERS:
+        raise ConfigError(
+            f"{file}, the secret of {key}, can be read by others (mode {mode & 0o777:o})", f"run chmod 600 {file}"
+        )

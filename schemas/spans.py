@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-# More blocks or entries than this in one map or array is refused: the walk is one step an entry.
+# More entries than this in one map or array are refused, in however many blocks: the walk is one step an entry, and a
+# record of 64 KiB could hold 32 000 of them, which would stop a whole micro-batch for half a second.
 MAX_ENTRIES = 256
 
 

@@ -1,8 +1,9 @@
 """The job's settings: few dials, the rest derived from them."""
 
+from importlib import metadata
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.settings import CommonSettings, Section
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
@@ -11,6 +12,14 @@ DAY_S = 24 * 3600
 # What a micro-batch costs a core however few events it holds, ms: some hundred calls of numpy, a run of the model, a
 # write. Set too low, many shards overload a job that has little to do; too high, they make rows late for no reason.
 MICRO_BATCH_MS = 5
+
+
+def job_version() -> str:
+    """The version of this package, or "source" where it runs without being installed."""
+    try:
+        return metadata.version("freshrec")
+    except metadata.PackageNotFoundError:
+        return "source"
 
 
 class StreamingSection(Section):
@@ -33,9 +42,19 @@ class StreamingSection(Section):
     trending_hours: int = Field(7 * 24, ge=1, description="Popularity is counted over so many hours of event time.")
     providers: list[str] = Field(
         ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        min_length=1,
         description="ONNX Runtime providers, the first that works.",
     )
     scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
+
+    @model_validator(mode="after")
+    def _within_the_shards(self) -> "StreamingSection":
+        if self.parallelism > self.largest_parallelism:
+            raise ValueError(
+                f"parallelism {self.parallelism} is above largest_parallelism {self.largest_parallelism}; "
+                "lower the one, or raise the other before the first start"
+            )
+        return self
 
     @property
     def window_ms(self) -> int:

@@ -10,7 +10,8 @@ from schemas.avro import BadRecord
 from schemas.item import decode_item
 from schemas.release import ModelRelease, decode_release
 from streaming.batch import records_of
-from streaming.dead_letter import job_version, letters
+from streaming.config import job_version
+from streaming.dead_letter import letters
 from streaming.metrics import Metrics
 from streaming.registry import registry
 

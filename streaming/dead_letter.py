@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterable
-from importlib import metadata
 
 from pyflink.common import Row, Types
 from pyflink.datastream import OutputTag
 from pyflink.table import StreamTableEnvironment
 
 from schemas.avro import BadRecord
-from schemas.dead_letter import bury, encode_dead_letter
+from schemas.dead_letter import DeadLetter, bury, encode_dead_letter
 from streaming.batch import Records
 
 ROW_TYPE = Types.ROW_NAMED(
@@ -17,14 +16,10 @@ ROW_TYPE = Types.ROW_NAMED(
     [Types.PRIMITIVE_ARRAY(Types.BYTE()), Types.PRIMITIVE_ARRAY(Types.BYTE())],
 )
 DEAD_LETTERS = OutputTag("dead-letters", ROW_TYPE)
-
-
-def job_version() -> str:
-    """The version of this package, or "source" where it runs without being installed."""
-    try:
-        return metadata.version("freshrec")
-    except metadata.PackageNotFoundError:
-        return "source"
+# When nobody takes a dead letter for so long, the job fails, says so, and goes on from its checkpoint, before which all
+# dead letters were taken: it waits, and loses none. With Kafka's own two minutes nobody would hear of it as long; with
+# less, a broker that restarts would restart the job, too.
+UNREACHABLE_MS = 20_000
 
 
 def letters(
@@ -36,7 +31,12 @@ def letters(
         p = record.position
         where = (topics[records.kinds[p]], records.partitions[p], records.offsets[p])
         letter = bury(records.values[p], records.keys[p], where, record.reason, record.detail, now_ms, version)
-        yield DEAD_LETTERS, Row(records.keys[p] or b"", encode_dead_letter(letter))
+        yield DEAD_LETTERS, row_of(letter)
+
+
+def row_of(letter: DeadLetter) -> Row:
+    """A dead letter for the sink: its key is the original one."""
+    return Row(letter.key or b"", encode_dead_letter(letter))
 
 
 def declare_sink(tables: StreamTableEnvironment, bootstrap: str, topic: str) -> str:
@@ -47,6 +47,9 @@ def declare_sink(tables: StreamTableEnvironment, bootstrap: str, topic: str) -> 
             'topic' = '{topic}',
             'properties.bootstrap.servers' = '{bootstrap}',
             'sink.delivery-guarantee' = 'at-least-once',
+            'properties.delivery.timeout.ms' = '{UNREACHABLE_MS}',
+            'properties.request.timeout.ms' = '{UNREACHABLE_MS // 2}',
+            'properties.max.block.ms' = '{UNREACHABLE_MS}',
             'key.format' = 'raw',
             'key.fields' = 'key_bytes',
             'value.format' = 'raw',

@@ -23,7 +23,8 @@ from schemas.click import ACTIONS, Clicks, decode_clicks
 from schemas.erasure import decode_erasure
 from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states, select
 from streaming.batch import Records, records_of
-from streaming.dead_letter import job_version, letters
+from streaming.config import job_version
+from streaming.dead_letter import letters
 from streaming.metrics import Metrics
 from streaming.registry import registry
 from streaming.users import Users

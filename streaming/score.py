@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyflink.common import Row, Types
+from pyflink.common import Types
 from pyflink.datastream import BroadcastProcessFunction, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
-from schemas.dead_letter import bury, encode_dead_letter
+from schemas.dead_letter import bury
 from schemas.ids import hash_ids
 from schemas.user_state import load_states
-from streaming.config import DAY_S, Settings
+from streaming.config import DAY_S, Settings, job_version
 from streaming.control import Announced, Availability
-from streaming.dead_letter import DEAD_LETTERS, job_version
+from streaming.dead_letter import DEAD_LETTERS, row_of
 from streaming.features import Updated
 from streaming.metrics import Metrics
 from streaming.model_slot import Model, ModelSlot, scorer_threads
@@ -216,4 +216,4 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 now_ms,
                 self._version,
             )
-            yield DEAD_LETTERS, Row(announced.key or b"", encode_dead_letter(letter))
+            yield DEAD_LETTERS, row_of(letter)

@@ -4,7 +4,8 @@ import logging
 import socket
 from typing import Any
 
-from cassandra import ConsistencyLevel, ProtocolVersion
+from cassandra import AuthenticationFailed, ConsistencyLevel, ProtocolVersion, UnresolvableContactPoints
+from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
     Cluster,
@@ -58,33 +59,46 @@ class WideConnection(Cluster.connection_class):  # type: ignore[misc]
 
 def connect(settings: CommonSettings) -> Session:
     """A session on the settings' Cassandra, whatever its keyspaces. Raises UnreachableError."""
-    where = f"{','.join(settings.cassandra.hosts)}:{settings.cassandra.port}"
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.cassandra.datacenter)),
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         request_timeout=REQUEST_TIMEOUT_S,
     )
-    cluster = Cluster(
-        settings.cassandra.hosts,
-        port=settings.cassandra.port,
-        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-        connection_class=WideConnection,
-        sockopts=NO_DELAY,
-        connect_timeout=REQUEST_TIMEOUT_S,
-        # Version 5 adds checksums to TCP's own, which cost some 15 % of all that writing a row costs.
-        protocol_version=ProtocolVersion.V4,
-        # Rows go to servers nearby, and packing them would cost more than sending them.
-        compression=False,
-        # A server that comes back is used again within a second or two, not after the default's ten minutes.
-        reconnection_policy=ExponentialReconnectionPolicy(0.5, 2.0),
-    )
+    user = settings.cassandra.username
+    try:
+        cluster = Cluster(
+            settings.cassandra.hosts,
+            auth_provider=PlainTextAuthProvider(user, settings.cassandra.secret()) if user else None,
+            port=settings.cassandra.port,
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            connection_class=WideConnection,
+            sockopts=NO_DELAY,
+            connect_timeout=REQUEST_TIMEOUT_S,
+            # Version 5 adds checksums to TCP's own, which cost some 15 % of all that writing a row costs.
+            protocol_version=ProtocolVersion.V4,
+            # Rows go to servers nearby, and packing them would cost more than sending them.
+            compression=False,
+            # A server that comes back is used again within a second or two, not after the default's ten minutes.
+            reconnection_policy=ExponentialReconnectionPolicy(0.5, 2.0),
+        )
+    except UnresolvableContactPoints as error:
+        raise _unreachable(settings, "its name cannot be resolved", "correct cassandra.hosts") from error
     try:
         return cluster.connect()
     except NoHostAvailable as error:
         cluster.shutdown()
-        raise UnreachableError(
-            f"Cassandra at {where} does not answer", "start it, or correct cassandra.hosts"
-        ) from error
+        # By host; the first says what the others would.
+        reason = next(iter(error.errors.values()), error)
+        if isinstance(reason, AuthenticationFailed):
+            remedy = "correct cassandra.username and cassandra.password"
+        else:
+            remedy = "start it, or correct cassandra.hosts, cassandra.port and cassandra.datacenter"
+        raise _unreachable(settings, str(reason).splitlines()[0], remedy) from error
+
+
+def _unreachable(settings: CommonSettings, reason: str, remedy: str) -> UnreachableError:
+    where = f"{','.join(settings.cassandra.hosts)}:{settings.cassandra.port}"
+    return UnreachableError(f"Cassandra at {where} does not answer ({reason})", remedy)
 
 
 def check_tables(session: Session, keyspace: str) -> None:
@@ -104,6 +118,9 @@ def check_tables(session: Session, keyspace: str) -> None:
             for name, kind in columns.items()
             if actual.get(name) != kind
         ]
+        key = [column.name for column in found.tables[table].primary_key]
+        if not wrong and key != [next(iter(columns))]:
+            wrong = [f"its key is {', '.join(key)}, not {next(iter(columns))}"]
         if wrong:
             raise ContractError(
                 f"table {keyspace}.{table} is unlike the schema: {'; '.join(wrong)}",

@@ -1,5 +1,6 @@
 """Reading a topic from its start to where it ends now, for look-ups; the job reads through Flink."""
 
+import time
 from collections.abc import Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -19,17 +20,7 @@ _WAIT_S = 0.1
 def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
     """All messages of a topic up to its present end, by partition. Raises UnreachableError, ContractError."""
     bootstrap = settings.kafka.bootstrap
-    # No group is joined and nothing is committed: looking changes nothing.
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "freshrec-look",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "log_level": 0,
-            "socket.connection.setup.timeout.ms": int(ANSWER_S * 1000),
-        }
-    )
+    consumer = _consumer(settings)
     try:
         found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
         if found.error is not None:
@@ -48,12 +39,51 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
                     # At the end of a compacted partition there may be no message, only its end.
                     position = high if error is not None else _offset(message) + 1
     except KafkaException as error:
-        raise UnreachableError(
-            f"Kafka at {bootstrap} does not answer ({error.args[0].str()})",
-            "start it, or correct kafka.bootstrap",
-        ) from error
+        raise _unreachable(settings, error) from error
     finally:
         consumer.close()
+
+
+def original(settings: CommonSettings, topic: str, partition: int, offset: int) -> Message | None:
+    """The record at one place; None where it is gone. Raises UnreachableError."""
+    consumer = _consumer(settings)
+    try:
+        low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
+        if not low <= offset < high:
+            return None
+        consumer.assign([TopicPartition(topic, partition, offset)])
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            for message in consumer.consume(1, timeout=_WAIT_S):
+                found = message.error() is None and _offset(message) == offset
+                return message if found else None  # compaction may have taken it
+    except KafkaException as error:
+        raise _unreachable(settings, error) from error
+    finally:
+        consumer.close()
+    raise _unreachable(settings, "it gives no record")
+
+
+def _consumer(settings: CommonSettings) -> Consumer:
+    """No group is joined and nothing is committed: looking changes nothing."""
+    return Consumer(
+        {
+            "bootstrap.servers": settings.kafka.bootstrap,
+            "group.id": "freshrec-look",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "log_level": 0,
+            "socket.connection.setup.timeout.ms": int(ANSWER_S * 1000),
+        }
+    )
+
+
+def _unreachable(settings: CommonSettings, error: KafkaException | str) -> UnreachableError:
+    reason = error if isinstance(error, str) else error.args[0].str()
+    return UnreachableError(
+        f"Kafka at {settings.kafka.bootstrap} does not answer ({reason})",
+        "start it, or correct kafka.bootstrap",
+    )
 
 
 def _offset(message: Message) -> int:

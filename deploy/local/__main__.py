@@ -14,6 +14,7 @@ from deploy.local.stack import Stack
 from deploy.local.status import render_status
 from schemas.errors import ConfigError, run_command
 from schemas.settings import load_settings
+from streaming.config import Settings as JobSettings
 
 JOB = REPOSITORY / "streaming" / "job.py"
 
@@ -40,6 +41,9 @@ def up(
     # from there.
     tenant = load_settings(ProjectSettings, namespace=namespace).namespace
     stack = Stack.create(local, tenant, free_ports)
+    if not servers_only:
+        # What the job would say to its own log is said here.
+        load_settings(JobSettings, streaming={"parallelism": local.taskmanagers})
     with Report() as report:
         stack.start_servers(report)
         if not servers_only:

@@ -1,5 +1,6 @@
 """The few dials of a local stack: flags first, then FRESHREC_LOCAL_… in the environment."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from deploy.local.ports import DEFAULT_BASE, MAX_TASKMANAGERS
 from schemas.errors import ConfigError
-from schemas.settings import CommonSettings
+from schemas.settings import CommonSettings, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,6 +57,13 @@ class GivenSettings(CommonSettings):
 
 def load_local_settings(**flags: Any) -> LocalSettings:
     """Flags that are None do not count. Raises ConfigError naming the key."""
+    prefix = str(LocalSettings.model_config["env_prefix"])
+    for name in os.environ:
+        if name.startswith(prefix) and name.removeprefix(prefix).lower() not in LocalSettings.model_fields:
+            raise ConfigError(
+                f"environment variable {name} is no setting",
+                nearest(name.removeprefix(prefix).lower(), LocalSettings.model_fields),
+            )
     given = {key: value for key, value in flags.items() if value is not None}
     try:
         settings = LocalSettings(**given)

@@ -1,6 +1,7 @@
 """What Flink's REST API says about the job and its TaskManagers."""
 
 import json
+import re
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from schemas.errors import UnreachableError
 
 ANSWER_S = 5.0
+# What comes before the name of a Java class.
+_PACKAGE = re.compile(r"^([a-z_]\w*\.)+")
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,13 @@ class FlinkRest:
         return int(values[0]["value"]) if values else 0
 
     def failure(self, job: str) -> str | None:
-        """The line that names the innermost cause of the newest failure; None without one."""
+        """The innermost cause of the newest failure and what came of it, which says where; None without a failure."""
         entries = self.get(f"/jobs/{job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]
         if not entries:
             return None
         lines = str(entries[0]["stacktrace"]).splitlines()
-        causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
-        return (causes or lines[:1] or [""])[-1][:300]
+        chain = lines[:1] + [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+        return ": ".join(_PACKAGE.sub("", line) for line in chain[-2:])[:300]
 
     def get(self, path: str) -> Any:
         """The parsed JSON of one path."""

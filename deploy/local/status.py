@@ -59,7 +59,9 @@ def _job(stack: Stack) -> str:
             return "none yet"
         job = jobs[-1]
         restarts = stack.rest.restarts(job.id)
+        failure = stack.rest.failure(job.id)
         tasks = f"{job.tasks_running} of {job.tasks} tasks run, {restarts} restarts"
+        tasks += f" (it failed last with {failure})" if failure else ""
         return f"{job.name}: {job.state}, {tasks}, {_checkpoint(stack.rest.checkpoint(job.id))}"
     except UnreachableError as error:
         return error.cause

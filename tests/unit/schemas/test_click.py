@@ -1,22 +1,12 @@
 """Every value on `clicks` becomes a row or a dead letter, once, and none harms another."""
 
-import gzip
-import json
-import math
 import struct
-from collections.abc import Sequence
-from dataclasses import asdict
-from io import BytesIO
-from typing import Any
 
-import fastavro
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import click as module
-from schemas import columns
-from schemas.avro import MAX_VALUE_BYTES, BadRecord, Schema, published, without_logical_types
+from schemas.avro import published
 from schemas.click import (
     ACTIONS,
     MAX_AHEAD_MS,
@@ -25,8 +15,7 @@ from schemas.click import (
     decode_clicks,
     encode_click,
 )
-from schemas.ids import MAX_ID_BYTES
-from tests.unit.schemas.wire import HEADER, NOW_MS, USER, body, integer, some, text, value
+from tests.unit.schemas.wire import HEADER, NOW_MS, body, integer, some, text
 
 LATEST = published("click_event").latest
 # Without what an id may not hold: controls, odd separators, unassigned characters.
@@ -63,15 +52,6 @@ def rows_of(clicks: Clicks) -> list[Row]:
 
 def row_of(position: int, click: Click) -> Row:
     return position, click.event_id, click.user_id, click.item_id, click.event_time, click.action
-
-
-def one(raw: bytes | None, key: bytes | None = USER) -> BadRecord:
-    """The verdict on a single bad record between two good ones, which must come through."""
-    clicks, bad = decode_clicks([value(), raw, value()], [USER, key, USER], NOW_MS)
-    assert clicks.positions.tolist() == [0, 2]
-    assert len(bad) == 1
-    assert bad[0].position == 1
-    return bad[0]
 
 
 @given(st.lists(CLICK, max_size=12))
@@ -117,290 +97,9 @@ def test_actions_keep_their_codes() -> None:
     assert tuple(LATEST["fields"][4]["type"]["symbols"]) == ACTIONS
 
 
-BAD = {
-    "no value": (None, "empty"),
-    "nothing in it": (b"", "empty"),
-    "json": (json.dumps({"user_id": "user-1"}).encode(), "unknown-framing"),
-    "gzip": (gzip.compress(value()), "unknown-framing"),
-    "no frame": (body(), "unknown-framing"),
-    "frame of a registry, without one": (b"\0\0\0\0\1" + body(), "unknown-framing"),
-    "nine bytes of a frame": (HEADER[:9], "unknown-framing"),
-    "fingerprint of nobody": (b"\xc3\x01" + b"\xaa" * 8 + body(), "unknown-schema"),
-    "an item": (bytes.fromhex("c301fa508708d7424809") + body(), "unknown-schema"),
-    "over 64 KiB": (value() + bytes(MAX_VALUE_BYTES), "oversized"),
-    "frame alone": (HEADER, "malformed"),
-    "bytes after the end": (value() + b"\0", "malformed"),
-    "negative length": (value(item_id=integer(-5)), "malformed"),
-    "huge length": (value(item_id=integer(2**62)), "malformed"),
-    "action 8": (value(action=integer(8)), "malformed"),
-    "action -1": (value(action=integer(-1)), "malformed"),
-    "empty event id": (value(event_id=text("")), "bad-id"),
-    "empty item id": (value(item_id=text("")), "bad-id"),
-    "long item id": (value(item_id=text("x" * (MAX_ID_BYTES + 1))), "bad-id"),
-    "long in bytes": (value(event_id=text("é" * 129)), "bad-id"),
-    "invalid UTF-8": (value(item_id=text(b"\xff\xfe")), "bad-id"),
-    "half a character": (value(item_id=text("é".encode()[:1])), "bad-id"),
-    "surrogate": (value(event_id=text(b"\xed\xa0\x80")), "bad-id"),
-    "line feed": (value(item_id=text("item\n1")), "bad-id"),
-    "nul": (value(event_id=text("event\x001")), "bad-id"),
-    "delete": (value(item_id=text("item\x7f")), "bad-id"),
-    "C1 control": (value(item_id=text("item\x85")), "bad-id"),
-    "value NaN": (value(value=some(struct.pack("<d", math.nan))), "bad-number"),
-    "value infinite": (value(value=some(struct.pack("<d", math.inf))), "bad-number"),
-    "value negative": (value(value=some(struct.pack("<d", -0.01))), "bad-number"),
-    "dwell negative": (value(dwell_ms=some(integer(-1))), "bad-number"),
-    "time 0": (value(event_time=integer(0)), "too-old"),
-    "seconds for milliseconds": (value(event_time=integer(NOW_MS // 1000)), "too-old"),
-    "1999": (value(event_time=integer(946_684_799_999)), "too-old"),
-    "smallest time": (value(event_time=integer(-(2**63))), "too-old"),
-    "six minutes ahead": (value(event_time=integer(NOW_MS + 6 * 60_000)), "future"),
-    "largest time": (value(event_time=integer(2**63 - 1)), "future"),
-}
-
-
-@pytest.mark.parametrize(("raw", "reason"), BAD.values(), ids=BAD)
-def test_a_bad_value_is_named_by_its_reason(raw: bytes | None, reason: str) -> None:
-    assert one(raw).reason == reason
-
-
-@pytest.mark.parametrize("key", [None, b"", b"user-2", b"user-1 ", b"User-1", b"\xff"])
-def test_a_key_that_is_not_the_user_is_refused(key: bytes | None) -> None:
-    verdict = one(value(), key)
-    assert verdict.reason == "wrong-key"
-    assert repr(key) in verdict.detail
-
-
-@pytest.mark.parametrize("user", ["", "x" * 257, "user\n"])
-def test_a_bad_user_id_is_refused_even_with_its_own_key(user: str) -> None:
-    verdict = one(value(user_id=text(user)), user.encode())
-    assert (verdict.reason, verdict.detail.split()[0]) == ("bad-id", "user_id")
-
-
-GOOD = {
-    "exactly 64 KiB": value(context=integer(1) + text("k") + text("v" * (MAX_VALUE_BYTES - 49)) + integer(0)),
-    "first moment of 2000": value(event_time=integer(946_684_800_000)),
-    "five minutes ahead": value(event_time=integer(NOW_MS + MAX_AHEAD_MS)),
-    "longest id": value(item_id=text("x" * MAX_ID_BYTES)),
-    "any script, and a space": value(item_id=text("Bœuf 商品 🛒")),
-    "nothing bought": value(value=some(struct.pack("<d", 0.0)), dwell_ms=some(integer(0))),
-}
-
-
-@pytest.mark.parametrize("raw", GOOD.values(), ids=GOOD)
-def test_what_is_just_allowed_is_a_row(raw: bytes) -> None:
-    clicks, bad = decode_clicks([raw], [USER], NOW_MS)
-    assert bad == []
-    assert clicks.user_ids == ["user-1"]
-
-
-def test_the_largest_value_is_64_kib() -> None:
-    assert len(GOOD["exactly 64 KiB"]) == MAX_VALUE_BYTES == 65_536
-
-
-def test_a_value_cut_at_any_byte_is_a_dead_letter() -> None:
-    whole = encode_click(Click("event-1", "user-1", "商品", NOW_MS, "LIKE", 9, 1.5, "list", {"a": "b"}))
-    values = [whole[:n] for n in range(len(whole) + 1)]
-    clicks, bad = decode_clicks(values, [USER] * len(values), NOW_MS)
-    assert clicks.positions.tolist() == [len(whole)]
-    assert [record.position for record in bad] == list(range(len(whole)))
-    reasons = ["empty"] + ["unknown-framing"] * 9 + ["malformed"] * (len(whole) - 10)
-    assert [record.reason for record in bad] == reasons
-
-
-def test_a_detail_says_what_is_wrong_and_with_which_field() -> None:
-    assert one(value(item_id=integer(-5))).detail == "breaks at item_id"
-    assert one(value() + b"\0").detail == "breaks at the end"
-    assert one(value(event_time=integer(NOW_MS + 360_000))).detail == f"event_time {NOW_MS + 360_000} is 360 s ahead"
-    assert one(value(item_id=text("x" * 300))).detail == "item_id has 300 bytes; 1 to 256 are allowed"
-    assert one(b"{}").detail == "starts with 7b 7d; expected c3 01"
-
-
-@given(
-    st.lists(CLICK, min_size=1, max_size=8),
-    st.lists(st.tuples(st.integers(0, 8), st.sampled_from(list(BAD))), max_size=8),
-)
-def test_bad_records_anywhere_leave_their_neighbours_as_they_are(
-    clicks: list[Click], bad_ones: list[tuple[int, str]]
-) -> None:
-    batch: list[tuple[bytes | None, bytes, Click | None, str]] = [
-        (encode_click(c), c.user_id.encode(), c, "") for c in clicks
-    ]
-    for place, name in bad_ones:
-        raw, reason = BAD[name]
-        batch.insert(place, (raw, USER, None, reason))
-    decoded, bad = decode_clicks([b[0] for b in batch], [b[1] for b in batch], NOW_MS)
-    assert rows_of(decoded) == [row_of(n, b[2]) for n, b in enumerate(batch) if b[2] is not None]
-    assert [(r.position, r.reason) for r in bad] == [(n, b[3]) for n, b in enumerate(batch) if b[2] is None]
-
-
-def _bytes_flipped(raw: bytes, changes: Sequence[tuple[int, int]]) -> bytes:
-    changed = bytearray(raw)
-    for place, byte in changes:
-        changed[place % len(changed)] = byte
-    return bytes(changed)
-
-
-FLIPPED = st.builds(
-    lambda click, changes: _bytes_flipped(encode_click(click), changes),
-    CLICK,
-    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4),
-)
-NOISE = st.none() | st.binary(max_size=80) | st.binary(max_size=80).map(lambda raw: HEADER + raw) | FLIPPED
-
-
-@given(st.lists(st.tuples(NOISE, st.none() | st.binary(max_size=8)), max_size=12))
-def test_every_record_of_any_bytes_is_a_row_or_a_bad_record_once(
-    batch: list[tuple[bytes | None, bytes | None]],
-) -> None:
-    decoded, bad = decode_clicks([raw for raw, _ in batch], [key for _, key in batch], NOW_MS)
-    assert sorted([*decoded.positions.tolist(), *(r.position for r in bad)]) == list(range(len(batch)))
-    assert decoded.positions.tolist() == sorted(decoded.positions.tolist())
-    assert [r.position for r in bad] == sorted(r.position for r in bad)
-    for position, *_ in rows_of(decoded):
-        raw = batch[position][0]
-        assert raw is not None
-        assert batch[position][1] == decoded.user_ids[decoded.positions.tolist().index(position)].encode()
-        fastavro.schemaless_reader(BytesIO(raw[len(HEADER) :]), LATEST, LATEST)
-
-
 def test_no_records_are_no_rows() -> None:
     clicks, bad = decode_clicks([], [], NOW_MS)
     assert (len(clicks), bad, clicks.item_ids) == (0, [], [])
-
-
-# ── several versions of the producers' schema in one batch, named by a Schema Registry ──────────
-
-
-def _with_fields(change: dict[str, Any], drop: tuple[str, ...] = (), add: tuple[Schema, ...] = ()) -> Schema:
-    kept = [f for f in LATEST["fields"] if f["name"] not in drop]
-    fields = [{"name": f["name"], "type": change[f["name"]]} if f["name"] in change else f for f in kept]
-    return {**LATEST, "fields": [*fields, *add]}
-
-
-NEW_ACTION = {
-    "type": "enum",
-    "name": "Action",
-    "symbols": ["SHARE", *ACTIONS[:2], "WISH"],
-    "default": "CLICK",
-}
-WRITERS: dict[int, Schema] = {
-    1: LATEST,
-    2: _with_fields({}, add=({"name": "shop", "type": "string", "default": ""},)),
-    3: _with_fields({}, drop=("dwell_ms", "context", "request_id")),
-    4: _with_fields({"value": "int", "dwell_ms": "int"}),
-    5: _with_fields({"action": NEW_ACTION}),
-    6: _with_fields({"value": ["float", "null"]}, drop=("action",)),
-}
-MADE: dict[int, dict[str, Any]] = {
-    1: {},
-    2: {"shop": "north"},
-    3: {},
-    4: {"value": 7, "dwell_ms": 5},
-    5: {"action": "WISH"},
-    6: {"value": 0.5},
-}
-
-
-def framed(version: int, click: Click) -> bytes:
-    out = BytesIO()
-    out.write(b"\0" + version.to_bytes(4, "big"))
-    fastavro.schemaless_writer(out, without_logical_types(WRITERS[version]), {**asdict(click), **MADE[version]})
-    return out.getvalue()
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), CLICK), max_size=14))
-def test_producers_of_several_versions_are_read_in_one_batch_as_avro_resolves_them(
-    batch: list[tuple[int, Click]],
-) -> None:
-    values = [framed(version, click) if version else encode_click(click) for version, click in batch]
-    clicks, bad = decode_clicks(values, [c.user_id.encode() for _, c in batch], NOW_MS, WRITERS.get)
-    expected = []
-    for position, (version, click) in enumerate(batch):
-        start, writer = (5, without_logical_types(WRITERS[version])) if version else (10, LATEST)
-        read = fastavro.schemaless_reader(BytesIO(values[position][start:]), writer, LATEST)
-        assert isinstance(read, dict)
-        expected.append(
-            (
-                position,
-                click.event_id,
-                click.user_id,
-                click.item_id,
-                click.event_time,
-                read["action"],
-            )
-        )
-    assert bad == []
-    assert rows_of(clicks) == expected
-
-
-def test_a_symbol_we_do_not_know_and_a_missing_action_are_the_default() -> None:
-    click = Click("e", "u", "i", NOW_MS, "PURCHASE")
-    clicks, _ = decode_clicks([framed(5, click), framed(6, click)], [b"u", b"u"], NOW_MS, WRITERS.get)
-    assert [ACTIONS[code] for code in clicks.action.tolist()] == ["CLICK", "CLICK"]
-
-
-def test_a_time_written_as_int_is_read_as_long() -> None:
-    writer = _with_fields({"event_time": "int"})
-    raw = b"\0\0\0\0\7" + body(event_time=integer(2_000_000_000))
-    _, bad = decode_clicks([raw], [USER], NOW_MS, {7: writer}.get)
-    assert bad == [BadRecord(0, "too-old", "event_time 2000000000 is before 2000")]
-
-
-def test_checks_hold_for_every_version() -> None:
-    click = Click("e", "u", "i", NOW_MS)
-    values = [
-        framed(4, click)[:-1],
-        framed(2, click) + b"\0",
-        framed(3, Click("e", "u", "", NOW_MS)),
-        framed(1, click),
-    ]
-    clicks, bad = decode_clicks(values, [b"u"] * 4, NOW_MS, WRITERS.get)
-    assert [(r.position, r.reason) for r in bad] == [
-        (0, "malformed"),
-        (1, "malformed"),
-        (2, "bad-id"),
-    ]
-    assert clicks.positions.tolist() == [3]
-
-
-def test_an_id_unknown_to_the_registry_is_an_unknown_schema() -> None:
-    _, bad = decode_clicks([b"\0\0\0\1\0" + body()], [USER], NOW_MS, WRITERS.get)
-    assert bad == [BadRecord(0, "unknown-schema", "schema registry id 256")]
-
-
-NO_CLICKS = {
-    "an item": published("item").latest,
-    "without a time": _with_fields({}, drop=("event_time",)),
-    "user as a number": _with_fields({"user_id": "long"}),
-    "time as text": _with_fields({"event_time": "string"}),
-    "fields beyond ours": _with_fields({"value": {"type": "fixed", "name": "F", "size": 8}}),
-    "no record": {"type": "string"},
-}
-
-
-@pytest.mark.parametrize("writer", NO_CLICKS.values(), ids=NO_CLICKS)
-def test_a_registered_schema_that_is_no_click_harms_only_its_own_records(writer: Schema) -> None:
-    values = [b"\0\0\0\0\1" + body(), value(), b"\0\0\0\0\1" + body(event_id=text("other"))]
-    clicks, bad = decode_clicks(values, [USER] * 3, NOW_MS, {1: writer}.get)
-    assert [(r.position, r.reason) for r in bad] == [(0, "unknown-schema"), (2, "unknown-schema")]
-    assert clicks.positions.tolist() == [1]
-
-
-def test_records_of_one_registered_schema_are_decoded_together(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    groups: list[int] = []
-    decode_columns = columns.decode_columns
-
-    def counted(values: Sequence[bytes], body_start: int, schema: Schema, beside: Sequence[bytes]) -> Any:
-        groups.append(len(values))
-        return decode_columns(values, body_start, schema, beside)
-
-    monkeypatch.setattr(module, "decode_columns", counted)
-    click = Click("e", "u", "i", NOW_MS)
-    clicks, _ = decode_clicks([framed(1, click)] * 50, [b"u"] * 50, NOW_MS, WRITERS.get)
-    assert len(clicks) == 50
-    assert groups == [50]
 
 
 def test_selected_rows_keep_their_order_and_their_texts() -> None:
