@@ -13,6 +13,7 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.settings import load_settings
+from schemas.signing import read_trust
 from streaming import batch, dead_letter, read
 from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
@@ -52,7 +53,8 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     ).set_buffer_timeout(dials.buffer_timeout_ms)
     control = named(
         keyed(messages).process(
-            Control(settings.control_topics, settings.kafka.schema_registry_url), Types.PICKLED_BYTE_ARRAY()
+            Control(settings.control_topics, settings.kafka.schema_registry_url, read_trust(settings.release_keys)),
+            Types.PICKLED_BYTE_ARRAY(),
         ),
         "control",
         parallelism=1,

@@ -22,25 +22,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
 from schemas.features import Inputs, Vocabulary
-from schemas.release import (
-    FILES,
-    ITEMS,
-    MANIFEST,
-    MODEL,
-    OUTPUT_INDEX,
-    OUTPUT_SCORE,
-    WARMUP,
-    Manifest,
-    ModelRelease,
-    check_file,
-    open_manifest,
-)
+from schemas.release import ITEMS, MODEL, OUTPUT_INDEX, OUTPUT_SCORE, WARMUP, Manifest, ModelRelease
+from streaming.fetch import fetch
 from streaming.wire import wire_value
 
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
@@ -147,10 +135,7 @@ class ModelSlot:
 def load(release: ModelRelease, providers: Sequence[str], threads: int) -> Model:
     """Fetch, check and warm a release. Raises ModelRefused."""
     started = time.perf_counter()
-    manifest = open_manifest(_fetch(release, MANIFEST), release)
-    files = {name: _fetch(release, name) for name in FILES}
-    for name, content in files.items():
-        check_file(manifest, name, content)
+    manifest, files = fetch(release)
     item_ids = _item_ids(files[ITEMS], manifest)
     session = _session(files[MODEL], manifest.version, providers, threads)
     parts = np.empty(len(item_ids) + 1, np.object_)
@@ -166,18 +151,6 @@ def scorer_threads(asked: int, parallelism: int) -> int:
     """Threads of one CPU scorer: as asked, or an even share of the cores with one left for Flink's own tasks."""
     cores = len(os.sched_getaffinity(0))
     return asked or max(1, (cores - 1) // parallelism)
-
-
-def _fetch(release: ModelRelease, name: str) -> bytes:
-    try:
-        with fsspec.open(f"{release.uri.rstrip('/')}/{name}", "rb") as file:
-            content: bytes = file.read()
-            return content
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelRefused(
-            f"{name} of release {release.version} cannot be read at {release.uri} ({error})",
-            "make the folder readable for the job's machines",
-        ) from error
 
 
 def _one_line(error: Exception) -> str:

@@ -11,20 +11,13 @@ from rich.console import Console
 from schemas.errors import ConfigError, ContractError, ModelRefused
 from schemas.release import ModelRelease, decode_release
 from tests.unit.trainer.conftest import ITEM_IDS
+from trainer import announce as announcing
 from trainer import publish as module
 from trainer.__main__ import TABLE_WIDTH
+from trainer.announce import announce, folder_of, roll_back
 from trainer.config import Plan, Settings, plan
 from trainer.files import only_one, write_whole
-from trainer.publish import (
-    Release,
-    announce,
-    building_folder,
-    folder_of,
-    new_version,
-    release_folders,
-    roll_back,
-    verify,
-)
+from trainer.publish import Release, building_folder, new_version, release_folders, verify
 from trainer.show import overview
 from trainer.verdicts import on_record, verdicts
 
@@ -146,8 +139,9 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[ModelRelease]:
         messages.append(release)
         return len(messages) - 1
 
-    monkeypatch.setattr(module, "send", send)
-    monkeypatch.setattr(module, "announced", lambda _: list(messages))
+    monkeypatch.setattr(announcing, "send", send)
+    monkeypatch.setattr(announcing, "announced", lambda _: list(messages))
+    monkeypatch.setattr(announcing, "rolled_back", lambda _: {})
     return messages
 
 
