@@ -162,6 +162,4 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise ConfigError(
-            f"the key {file} cannot be read ({error.strerror})", "correct the path, or make one"
-        ) from error
+        raise ConfigError(f"the key {file} cannot be read ({error.strerror})", MAKE_ONE) from error

@@ -1,5 +1,6 @@
-"""control: what changes the serving of all users, decoded once and sent to every scorer: releases that may be followed,
-roll-backs that a scorer made, and availability.
+"""control: what changes the serving of all users, decoded once and sent to every scorer.
+
+That is: releases that may be followed, roll-backs that a scorer made, and availability.
 
 Every release message comes through here, one after the other: the one place where signatures and sequence numbers are
 looked at. The last number taken is kept in Flink's state; a job that starts from nothing reads the topic from its

@@ -270,9 +270,7 @@ def roll_back(
 
 
 @app.command()
-def make_key(
-    file: Annotated[Path, typer.Argument(help="Where the private key shall lie; FILE.pub beside it.")],
-) -> None:
+def make_key(file: Annotated[Path, typer.Argument(help="Of the private key; FILE.pub lies beside it.")]) -> None:
     """Make a key for trainer.signing_key; the public one is for release_keys of the job."""
     from schemas.signing import make_key as make_now
 

@@ -134,8 +134,9 @@ def promote(settings: Settings, stage: Stage = "full", percent: int = 100) -> Mo
 
 
 def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelRelease:
-    """Announce a former release to everybody: the given one; else what serves beside a trial, which ends it; else the
-    parent of what serves.
+    """Announce a former release to everybody.
+
+    The given one; else what serves beside a trial, which ends the trial; else the parent of what serves.
 
     Raises ContractError when there is none, ModelRefused when its files are damaged.
     """

@@ -142,7 +142,10 @@ def test_what_is_no_key_is_named(tmp_path: Path) -> None:
         read_private_key(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     for name, cause in (
-        ("ec.pub", "another kind"), ("text", "no public key"), ("nowhere", "cannot be read"), ("empty", "no public key"),
-    ):  # fmt: skip
+        ("ec.pub", "another kind"),
+        ("text", "no public key"),
+        ("nowhere", "cannot be read"),
+        ("empty", "no public key"),
+    ):
         with pytest.raises(ConfigError, match=cause):
             read_trust(tmp_path / name)
