@@ -1,5 +1,6 @@
 """The job's command line: `python -m streaming run | check | lookup USER | inspect USER`."""
 
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from schemas.settings import load_settings
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES, ROLL_BACKS
 from streaming.config import Settings
 from streaming.look import look_at
-from streaming.model_slot import load, scorer_threads
+from streaming.model import load, scorer_threads
 from streaming.table import check_tables, connect
 from streaming.topic import catalogue, messages, served_release
 
@@ -114,7 +115,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "model", "none is announced; users get the trending list"
         return
     section = settings.streaming
-    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1))
+    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1), sys.executable)
     yield (
         f"model {model.manifest.version}",
         f"{model.vocabulary.size} items, loaded and warm in {model.seconds:.1f} s on {model.provider}",

@@ -36,6 +36,12 @@ class StreamingSection(Section):
         ["CUDAExecutionProvider", "CPUExecutionProvider"],
         description="ONNX Runtime providers, the first that works.",
     )
+    least_overlap: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="A new model whose lists have less of their first ten places in common with the served one's goes.",
+    )
     scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
 
     @property

@@ -1,9 +1,9 @@
 """The job: what is connected to what, in the order of the flow. No logic here.
 
 clicks, erasures ──▶ read ──▶ batch ──▶ features ──▶ score, write ──▶ Cassandra
-                                          │  └─▶ trending ─▶┐ ▲
+                                          │  └─▶ trending ─▶┐ ▲ └─▶ roll-backs ──▶ Kafka
 model-releases, items ──▶ read ──▶ batch ─┼──▶ control ─────┴─┘ (to every scorer)
-                                          └─▶ dead-letters ──▶ Kafka
+  roll-backs                              └─▶ dead-letters ──▶ Kafka
 """
 
 import sys
@@ -19,7 +19,7 @@ from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
 from streaming.graph import batches, keyed, name_sink, named, side_output
-from streaming.score import SHARED, Score
+from streaming.score import ROLL_BACKS, SHARED, Score
 from streaming.trending import CountTrending
 from streaming.write import WriteRows, WriteTrending
 
@@ -78,11 +78,15 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         side_output(stream, dead_letter.DEAD_LETTERS, f"{name}_dead_letters")
         for name, stream in (("features", features), ("control", control), ("score", scored))
     ]
-    sink = dead_letter.declare_sink(tables, kafka, settings.dead_letter_topic)
-    statements = tables.create_statement_set()
-    statements.add_insert(sink, tables.from_data_stream(letters[0].union(*letters[1:])))
-    statements.attach_as_datastream()
-    name_sink(environment, sink)
+    for name, topic, stream in (
+        ("dead_letters", settings.dead_letter_topic, letters[0].union(*letters[1:])),
+        ("roll_backs", settings.roll_back_topic, side_output(scored, ROLL_BACKS, "score_roll_backs")),
+    ):
+        dead_letter.declare_sink(tables, name, kafka, topic)
+        statements = tables.create_statement_set()
+        statements.add_insert(name, tables.from_data_stream(stream))
+        statements.attach_as_datastream()
+        name_sink(environment, name)
     return environment
 
 

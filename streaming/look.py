@@ -4,6 +4,7 @@ State depends on the set of a user's events alone, so reading them from Kafka gi
 the job. It costs one reading of `clicks`.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from schemas.item import Item
 from schemas.topics import CLICKS, ERASURES
 from schemas.user_state import States, apply_events, empty_states
 from streaming.config import Settings
-from streaming.model_slot import Model, load, scorer_threads
+from streaming.model import Model, load, scorer_threads
 from streaming.registry import registry
 from streaming.topic import catalogue, messages, served_release
 
@@ -58,7 +59,7 @@ def look_at(settings: Settings, user_id: str) -> Inspection:
     if release is None:
         return Inspection(state, items, names, None, {}, [])
     section = settings.streaming
-    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1))
+    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1), sys.executable)
     inputs = model_inputs(state, model.vocabulary)
     index, score = model.run(inputs, available_items(model, items))
     candidates = [

@@ -13,7 +13,7 @@ import torch
 
 from schemas.errors import ConfigError, ContractError, ModelRefused
 from schemas.release import FILES, ModelRelease, digest_of
-from streaming.model_slot import load
+from streaming.model import load
 from tests.unit.trainer.conftest import ITEM_IDS
 from tests.unit.trainer.learning import ALONE, learn
 from tests.unit.trainer.shop import chain_clicks
