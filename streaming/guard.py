@@ -25,9 +25,10 @@ from streaming.model import Model
 
 # The first places of a list: what a shop shows at once.
 TOP = 10
-# Users compared at a time, and the pause until the next: with 20 000 items some 4 % of a core.
+# Users compared at a time, and the pause until the next, shorter after fewer users but never shorter than this: with
+# 20 000 items some 4 % of a core.
 SAMPLE = 32
-EVERY_S = 0.1
+EVERY_S, LEAST_PAUSE_S = 0.1, 0.02
 # A window ends with so many users, or after so long if it has so few.
 WINDOW_USERS, WINDOW_S, LEAST_USERS = 200, 15.0, 20
 # A model that serves everybody is kept an eye on for so long, then it is the good one to go back to.
@@ -104,7 +105,7 @@ class Guard:
 
     def compare(self, new: Model, old: Model, masks: Masks, states: States) -> str | None:
         """Score users with both models; what is wrong with the new one, or None. masks: what each may show."""
-        self._due = time.monotonic() + EVERY_S
+        self._due = time.monotonic() + max(LEAST_PAUSE_S, EVERY_S * len(states) / SAMPLE)
         inputs = [model_inputs(states, model.vocabulary) for model in (new, old)]
         knows = [(given["item_index"] != 0).any(axis=1) for given in inputs]
         rows = np.flatnonzero(knows[0] & knows[1])

@@ -233,3 +233,6 @@ def test_comparisons_come_now_and_then(made: Callable[..., Model], clock: Clock)
     assert not watching.due
     clock.now += EVERY_S
     assert watching.due
+    watching.compare(model, model, (np.ones(COUNT + 1, np.bool_),) * 2, users(1, 2))
+    clock.now += EVERY_S / 4
+    assert watching.due, "few users cost little"
