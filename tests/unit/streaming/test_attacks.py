@@ -300,9 +300,11 @@ def test_a_memory_bomb_goes_off_in_a_process_of_its_own_with_limits(
     watcher = threading.Thread(target=watch)
     before = psutil.Process().memory_info().rss
     watcher.start()
-    said = refusal(hostile(tmp_path, changed(_bomb(gib * GIB // 4))))
-    done.set()
-    watcher.join()
+    try:
+        said = refusal(hostile(tmp_path, changed(_bomb(gib * GIB // 4))))
+    finally:
+        done.set()
+        watcher.join()
     assert any(word in said.lower() for word in ("memory", "alloc")), said
     assert 0 < peak[0] < GIB, "the process was held to what a graph of this size needs"
     assert psutil.Process().memory_info().rss - before < 0.1 * GIB
