@@ -96,10 +96,9 @@ def decode_release(
     fields = decode("model_release", value, position, schema_by_id)
     if isinstance(fields, BadRecord):
         return fields
-    release = ModelRelease(**fields)
-    if not 0 <= release.share <= 100:
-        return BadRecord(position, "bad-percent", f"{release.version} shall serve {release.percent} % of the users")
-    return release
+    if not 0 <= fields["percent"] <= 100:
+        return BadRecord(position, "bad-number", f"percent is {fields['percent']}")
+    return ModelRelease(**fields)
 
 
 def digest_of(content: bytes) -> FileDigest:

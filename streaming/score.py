@@ -129,7 +129,8 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
             shared.put(_RELEASES, _kept([*(shared.get(_RELEASES) or []), value]))
             self._offer(value)
         elif isinstance(value, RollBack):
-            blocked = [*(shared.get(_BLOCKED) or []), value.manifest_sha256][-_BLOCKED_MOST:]
+            # Every scorer may have found it: once is enough.
+            blocked = list(dict.fromkeys([*(shared.get(_BLOCKED) or []), value.manifest_sha256]))[-_BLOCKED_MOST:]
             shared.put(_BLOCKED, blocked)
             self._leave(value, [a for a in shared.get(_RELEASES) or [] if a.release.manifest_sha256 not in blocked])
         elif isinstance(value, Availability):
