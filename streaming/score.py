@@ -21,7 +21,6 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.dead_letter import bury, encode_dead_letter
 from schemas.ids import hash_ids
-from schemas.release import ModelRelease
 from schemas.roll_back import RollBack, encode_roll_back
 from schemas.user_state import States, load_states
 from streaming.config import DAY_S, Settings
@@ -31,7 +30,7 @@ from streaming.features import Updated
 from streaming.guard import FIGURES, SAMPLE, Guard
 from streaming.metrics import Metrics
 from streaming.model import Model, one_line, scorer_threads
-from streaming.rank import Fallback, merged, rank
+from streaming.rank import Fallback, merged, rank, takes
 from streaming.serving import EVERYBODY, ModelSlot, Serving, Trial
 from streaming.trending import Trending
 from streaming.wire import Lists, insert_values
@@ -333,14 +332,6 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 self._version,
             )
             yield DEAD_LETTERS, Row(announced.key or b"", encode_dead_letter(letter))
-
-
-def takes(release: ModelRelease, user_ids: list[str]) -> NDArray[np.bool_]:
-    """Which users are in a canary's share, bool[U]: always the same; a larger share has those of a smaller one."""
-    # Each release draws its own users: nobody is the first to meet every new model.
-    salt = np.uint64(int(release.manifest_sha256[:16], 16))
-    taken: NDArray[np.bool_] = (hash_ids(user_ids) ^ salt) < np.uint64(release.share * (1 << 64) // EVERYBODY)
-    return taken
 
 
 def _kept(announced: list[Announced]) -> list[Announced]:

@@ -19,7 +19,8 @@ from streaming.config import Settings, StreamingSection
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS
 from streaming.features import Updated
-from streaming.score import ROLL_BACKS, Rows, Score, takes
+from streaming.rank import takes
+from streaming.score import ROLL_BACKS, Rows, Score
 from streaming.trending import Trending
 from streaming.wire import split_values
 from tests.releases import make_release
