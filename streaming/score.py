@@ -274,7 +274,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
             trial_percent=trial.release.share if trial is not None else 0,
         )
         if trial is not None:
-            log.info("score: %s is on trial (%s %d %%)", *_named(trial))
+            log.info("score: %s is on trial: %d %% of the users", trial.model.manifest.version, trial.release.share)
         self._noted = model, trial
         self._compared = 0
 
@@ -343,10 +343,6 @@ def _kept(announced: list[Announced]) -> list[Announced]:
 
 def _cannot(error: Exception) -> str:
     return f"non-finite: it cannot score ({type(error).__name__}: {one_line(error)})"
-
-
-def _named(trial: Trial) -> tuple[str, str, int]:
-    return trial.model.manifest.version, trial.release.stage, trial.release.share
 
 
 def _number(model: Model) -> int:

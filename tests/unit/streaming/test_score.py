@@ -237,6 +237,7 @@ def test_each_release_draws_its_own_users() -> None:
     for taken in (first, second):
         assert abs(taken.mean() - 0.1) < 0.01
     assert (first & second).mean() < 0.05
+    assert (takes(releases[0], users[::-1])[::-1] == first).all(), "whom they come with does not matter"
     for percent, share in ((0, 0.0), (1, 0.01), (99, 0.99)):
         assert abs(takes(replace(releases[0], percent=percent), users).mean() - share) < 0.003
 
