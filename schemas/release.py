@@ -25,6 +25,8 @@ Stage = Literal["shadow", "canary", "full"]
 Version = Annotated[str, StringConstraints(pattern=r"^\d{8}-\d{6}$")]
 # No manifest comes near it; larger ones are not read.
 MANIFEST_BYTES = 1024 * 1024
+# What ONNX can hold in one file.
+FILE_BYTES = 2**31
 
 
 class FileDigest(BaseModel):
@@ -32,7 +34,7 @@ class FileDigest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sha256: str
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=FILE_BYTES)
 
 
 class Manifest(BaseModel):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -151,6 +152,24 @@ def test_of_an_endless_file_no_more_is_read_than_was_promised(name: str, tmp_pat
     before = psutil.Process().memory_info().rss
     assert any(word in refusal(release) for word in ("bytes, promised", "has more than"))
     assert psutil.Process().memory_info().rss - before < 0.1 * GIB
+
+
+def test_a_manifest_cannot_promise_more_than_a_machine_holds(tmp_path: Path) -> None:
+    release = make_release(tmp_path, ITEMS, FAVOURITES)
+    size = (tmp_path / "items").stat().st_size
+    text = (tmp_path / MANIFEST).read_text().replace(f'"size":{size}', f'"size":{64 * GIB}')
+    (tmp_path / MANIFEST).write_text(text)
+    assert "is not a manifest" in refusal(replace(release, manifest_sha256=digest_of(text.encode()).sha256))
+
+
+def test_a_warm_up_that_unpacks_to_more_than_fits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "_session", pytest.fail)
+    bomb, out = BytesIO(), BytesIO()
+    header = {"shape": (16 * GIB,), "fortran_order": False, "descr": "|u1"}
+    np.lib.format.write_array_header_1_0(bomb, header)  # type: ignore[no-untyped-call]
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("gap.npy", bomb.getvalue() + b"\0" * 2**20)
+    assert "memory" in refusal(make_release(tmp_path, ITEMS, FAVOURITES, warmup=out.getvalue()))
 
 
 # ── the graph ───────────────────────────────────────────────────────────────────────────────────
