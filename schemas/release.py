@@ -10,9 +10,9 @@ The folder holds
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from schemas.avro import BadRecord, SchemaById, decode, encode
 from schemas.errors import ModelRefused
@@ -22,6 +22,12 @@ MANIFEST, MODEL, ITEMS, WARMUP = "manifest.json", "model.onnx", "items", "warmup
 FILES = (MODEL, ITEMS, WARMUP)
 OUTPUT_INDEX, OUTPUT_SCORE = "top_index", "top_score"
 Stage = Literal["shadow", "canary", "full"]
+# Also the name of its folder: nothing in it may lead elsewhere.
+Version = Annotated[str, StringConstraints(pattern=r"^\d{8}-\d{6}$")]
+# No manifest comes near it; larger ones are not read.
+MANIFEST_BYTES = 1024 * 1024
+# What ONNX can hold in one file.
+FILE_BYTES = 2**31
 
 
 class FileDigest(BaseModel):
@@ -29,7 +35,7 @@ class FileDigest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     sha256: str
-    size: int
+    size: int = Field(ge=0, le=FILE_BYTES)
 
 
 class Manifest(BaseModel):
@@ -44,9 +50,9 @@ class Manifest(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    version: str
+    version: Version
     created_at: int
-    parent: str | None
+    parent: Version | None
     history: int
     top_k: int
     item_count: int
@@ -59,7 +65,11 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class ModelRelease:
-    """The message on `model-releases`. percent counts while stage is "canary". published_at in ms."""
+    """The message on `model-releases`: what is to serve whom. Times in ms; see signing.py for the last three.
+
+    stage: "full" serves everybody; "canary" `percent` of the users, beside what served before; "shadow" nobody: it is
+    scored and compared only.
+    """
 
     version: str
     uri: str
@@ -68,6 +78,13 @@ class ModelRelease:
     stage: Stage = "full"
     percent: int = 100
     signature: bytes | None = None
+    sequence: int = 0
+    expires_at: int = 0
+
+    @property
+    def share(self) -> int:
+        """The percentage of users who get its lists."""
+        return {"shadow": 0, "canary": self.percent, "full": 100}[self.stage]
 
 
 def encode_release(release: ModelRelease) -> bytes:

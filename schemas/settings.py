@@ -80,12 +80,17 @@ class CassandraSettings(Section):
 
 
 class CommonSettings(BaseSettings):
-    """What the job and the trainer share. `namespace` prefixes every name, for a tenant of shared servers."""
+    """What the job and the trainer share.
+
+    namespace: prefixes every name, for a tenant of shared servers. release_keys: file of public keys (PEM), or folder
+    of them (*.pub): only releases signed by one of them count; None: every release counts.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True)
     namespace: str = Field("", pattern=r"^([a-z][a-z0-9_]{0,30})?$")
     kafka: KafkaSettings = KafkaSettings()
     cassandra: CassandraSettings = CassandraSettings()
+    release_keys: Path | None = None
 
     def topic(self, name: str) -> str:
         """The topic's name in Kafka: "clicks", or "shop1.clicks" for namespace "shop1"."""

@@ -6,6 +6,7 @@ CLICKS = "clicks"
 ITEMS = "items"
 ERASURES = "erasures"
 MODEL_RELEASES = "model-releases"
+ROLL_BACKS = "roll-backs"
 DEAD_LETTERS = "dead-letters"
 
 DAY_MS = 24 * 3600 * 1000
@@ -31,5 +32,7 @@ def topics(click_partitions: int) -> tuple[Topic, ...]:
         Topic(ERASURES, 1, {"retention.ms": str(400 * DAY_MS)}),
         # One partition: the newest release is the last message, for every reader alike.
         Topic(MODEL_RELEASES, 1, {"retention.ms": "-1"}),
+        # What was blocked stays so.
+        Topic(ROLL_BACKS, 1, {"retention.ms": "-1"}),
         Topic(DEAD_LETTERS, 1, {"retention.ms": str(30 * DAY_MS)}),
     )

@@ -1,5 +1,6 @@
 """The job's command line: `python -m streaming run | check | lookup USER | inspect USER | replay --dead-letters`."""
 
+import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,12 +19,12 @@ from schemas.ids import id_trouble
 from schemas.item import Item
 from schemas.recommendation import TRENDING_SCOPE, select_statement
 from schemas.settings import load_settings
-from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
+from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES, ROLL_BACKS
 from streaming.config import Settings
 from streaming.look import look_at
-from streaming.model_slot import load, scorer_threads
+from streaming.model import load, scorer_threads
 from streaming.table import check_tables, connect
-from streaming.topic import catalogue, messages, newest_release
+from streaming.topic import catalogue, messages, served_release
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
 console = Console()
@@ -148,7 +149,7 @@ def _moment(flag: str, text: str) -> int:
 
 
 def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
-    for name in (CLICKS, ITEMS, ERASURES, MODEL_RELEASES, DEAD_LETTERS):
+    for name in (CLICKS, ITEMS, ERASURES, MODEL_RELEASES, ROLL_BACKS, DEAD_LETTERS):
         first: Any = next(messages(settings, settings.topic(name)), None)
         yield f"topic {settings.topic(name)}", "has messages" if first is not None else "is empty"
     session = connect(settings)
@@ -157,12 +158,12 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
     finally:
         session.cluster.shutdown()
     yield f"keyspace {settings.keyspace}", "its tables are as in the schema"
-    release = newest_release(settings)
+    release = served_release(settings)
     if release is None:
         yield "model", "none is announced; users get the trending list"
         return
     section = settings.streaming
-    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1))
+    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1), sys.executable)
     yield (
         f"model {model.manifest.version}",
         f"{model.vocabulary.size} items, loaded and warm in {model.seconds:.1f} s on {model.provider}",

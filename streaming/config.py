@@ -6,7 +6,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from schemas.settings import CommonSettings, Section
-from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
+from schemas.signing import read_trust
+from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES, ROLL_BACKS
 
 DAY_S = 24 * 3600
 # What a micro-batch costs a core however few events it holds, ms: some hundred calls of numpy, a run of the model, a
@@ -44,6 +45,12 @@ class StreamingSection(Section):
         ["CUDAExecutionProvider", "CPUExecutionProvider"],
         min_length=1,
         description="ONNX Runtime providers, the first that works.",
+    )
+    least_overlap: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="A new model whose lists have less of their first ten places in common with the served one's goes.",
     )
     scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
 
@@ -85,7 +92,12 @@ class Settings(CommonSettings):
     @property
     def control_topics(self) -> list[str]:
         """Topics that change what all users are served from."""
-        return [self.topic(MODEL_RELEASES), self.topic(ITEMS)]
+        return [self.topic(MODEL_RELEASES), self.topic(ITEMS), self.topic(ROLL_BACKS)]
+
+    @property
+    def roll_back_topic(self) -> str:
+        """Where the job says which releases it took out of service by itself."""
+        return self.topic(ROLL_BACKS)
 
     @property
     def dead_letter_topic(self) -> str:
@@ -108,4 +120,11 @@ class Settings(CommonSettings):
             f"{s.largest_parallelism}, hence {s.largest_parallelism} shards",
             f"config: freshness {s.freshness_ms} ms, hence windows of {s.window_ms} ms and buffers sent after "
             f"{s.buffer_timeout_ms} ms",
+            "config: "
+            + (
+                f"only releases signed by one of {len(read_trust(self.release_keys).keys)} keys in {self.release_keys}"
+                if self.release_keys
+                else "releases are not verified, as release_keys is not set: who may write to "
+                f"{self.control_topics[0]} decides what is served"
+            ),
         ]

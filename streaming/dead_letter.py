@@ -39,10 +39,10 @@ def row_of(letter: DeadLetter) -> Row:
     return Row(letter.key or b"", encode_dead_letter(letter))
 
 
-def declare_sink(tables: StreamTableEnvironment, bootstrap: str, topic: str) -> str:
-    """Declare the Kafka table that takes dead letters (written at least once, flushed by every checkpoint)."""
+def declare_sink(tables: StreamTableEnvironment, name: str, bootstrap: str, topic: str) -> None:
+    """Declare a Kafka table that takes rows of ROW_TYPE (written at least once, flushed by every checkpoint)."""
     tables.execute_sql(f"""
-        CREATE TEMPORARY TABLE dead_letters (key_bytes BYTES, value_bytes BYTES) WITH (
+        CREATE TEMPORARY TABLE {name} (key_bytes BYTES, value_bytes BYTES) WITH (
             'connector' = 'kafka',
             'topic' = '{topic}',
             'properties.bootstrap.servers' = '{bootstrap}',
@@ -55,4 +55,3 @@ def declare_sink(tables: StreamTableEnvironment, bootstrap: str, topic: str) -> 
             'value.format' = 'raw',
             'value.fields-include' = 'EXCEPT_KEY'
         )""")
-    return "dead_letters"

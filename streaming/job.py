@@ -1,9 +1,9 @@
 """The job: what is connected to what, in the order of the flow. No logic here.
 
 clicks, erasures ──▶ read ──▶ batch ──▶ features ──▶ score, write ──▶ Cassandra
-                                          │  └─▶ trending ─▶┐ ▲
+                                          │  └─▶ trending ─▶┐ ▲ └─▶ roll-backs ──▶ Kafka
 model-releases, items ──▶ read ──▶ batch ─┼──▶ control ─────┴─┘ (to every scorer)
-                                          └─▶ dead-letters ──▶ Kafka
+  roll-backs                              └─▶ dead-letters ──▶ Kafka
 """
 
 import sys
@@ -13,12 +13,13 @@ from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
 from schemas.settings import load_settings
+from schemas.signing import read_trust
 from streaming import batch, dead_letter, read
 from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
 from streaming.graph import batches, keyed, name_sink, named, side_output
-from streaming.score import SHARED, Score
+from streaming.score import ROLL_BACKS, SHARED, Score
 from streaming.trending import CountTrending
 from streaming.write import WriteRows, WriteTrending
 
@@ -52,7 +53,8 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
     ).set_buffer_timeout(dials.buffer_timeout_ms)
     control = named(
         keyed(messages).process(
-            Control(settings.control_topics, settings.kafka.schema_registry_url), Types.PICKLED_BYTE_ARRAY()
+            Control(settings.control_topics, settings.kafka.schema_registry_url, read_trust(settings.release_keys)),
+            Types.PICKLED_BYTE_ARRAY(),
         ),
         "control",
         parallelism=1,
@@ -76,11 +78,15 @@ def build(settings: Settings) -> StreamExecutionEnvironment:
         side_output(stream, dead_letter.DEAD_LETTERS, f"{name}_dead_letters")
         for name, stream in (("features", features), ("control", control), ("score", scored))
     ]
-    sink = dead_letter.declare_sink(tables, kafka, settings.dead_letter_topic)
-    statements = tables.create_statement_set()
-    statements.add_insert(sink, tables.from_data_stream(letters[0].union(*letters[1:])))
-    statements.attach_as_datastream()
-    name_sink(environment, sink)
+    for name, topic, stream in (
+        ("dead_letters", settings.dead_letter_topic, letters[0].union(*letters[1:])),
+        ("roll_backs", settings.roll_back_topic, side_output(scored, ROLL_BACKS, "score_roll_backs")),
+    ):
+        dead_letter.declare_sink(tables, name, kafka, topic)
+        statements = tables.create_statement_set()
+        statements.add_insert(name, tables.from_data_stream(stream))
+        statements.attach_as_datastream()
+        name_sink(environment, name)
     return environment
 
 

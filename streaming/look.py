@@ -4,6 +4,7 @@ State depends on the set of a user's events alone, so reading them from Kafka gi
 the job. It costs one reading of `clicks`.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,9 @@ from schemas.item import Item
 from schemas.topics import CLICKS, ERASURES
 from schemas.user_state import States, apply_events, empty_states
 from streaming.config import Settings
-from streaming.model_slot import Model, load, scorer_threads
+from streaming.model import Model, load, scorer_threads
 from streaming.registry import registry
-from streaming.topic import catalogue, messages, newest_release
+from streaming.topic import catalogue, messages, served_release
 
 # Whether an event was ahead of its time was judged when it came; for this clock none is.
 FAR_AHEAD_MS = 1 << 60
@@ -54,11 +55,11 @@ def look_at(settings: Settings, user_id: str) -> Inspection:
     apply_events(state, np.zeros(len(clicks), np.int64), clicks)
     names = dict(zip(clicks.item_hash.tolist(), clicks.item_ids, strict=True))
     items = catalogue(settings)
-    release = newest_release(settings)
+    release = served_release(settings)
     if release is None:
         return Inspection(state, items, names, None, {}, [])
     section = settings.streaming
-    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1))
+    model = load(release, section.providers, scorer_threads(section.scorer_threads, 1), sys.executable)
     inputs = model_inputs(state, model.vocabulary)
     index, score = model.run(inputs, available_items(model, items))
     candidates = [

@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from schemas.features import model_inputs
 from schemas.ids import hash_ids
 from schemas.recommendation import LIST_LENGTH, SOURCE_MODEL, SOURCE_TRENDING
+from schemas.release import ModelRelease
 from schemas.user_state import States
-from streaming.model_slot import BATCH_SIZES, Model
+from streaming.model import BATCH_SIZES, Model
 from streaming.trending import Trending
 from streaming.wire import Lists, wire_floats, wire_list, wire_value
 
@@ -68,3 +69,21 @@ def rank(model: Model | None, available: NDArray[np.bool_], fallback: Fallback, 
         for user, ids, values in zip(rest.tolist(), rest_ids, rest_scores, strict=True):
             item_ids[user], scores[user] = ids, values
     return Lists(item_ids, scores, source, version)
+
+
+def takes(release: ModelRelease, user_ids: list[str]) -> NDArray[np.bool_]:
+    """Which users are in a canary's share, bool[U]: always the same; a larger share has those of a smaller one."""
+    # Each release draws its own users: nobody is the first to meet every new model.
+    salt = np.uint64(int(release.manifest_sha256[:16], 16))
+    taken: NDArray[np.bool_] = (hash_ids(user_ids) ^ salt) < np.uint64(release.share * (1 << 64) // 100)
+    return taken
+
+
+def merged(taken: NDArray[np.bool_], lists: Lists, others: Lists) -> Lists:
+    """Lists of all users: in the places that are taken, bool[U], those of the first."""
+    columns = []
+    for first, second in zip(lists, others, strict=True):
+        column = np.empty(len(taken), np.object_)
+        column[taken], column[~taken] = first, second
+        columns.append(column.tolist())
+    return Lists(*columns)

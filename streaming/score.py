@@ -1,6 +1,12 @@
-"""score: rank each micro-batch's users with the model in service, and change that model between two micro-batches."""
+"""score: rank each micro-batch's users with the models in service, and change those between two micro-batches.
+
+A trial gets the users whose hash falls into its share, always the same ones; a row is of one model, whichever. Beside
+that, a few users now and then are scored by both models and compared (guard.py); what is found wrong goes out of
+service at once, here, and as a message on `roll-backs` comes back to every scorer and blocks the release for good.
+"""
 
 import logging
+import queue
 import sys
 import time
 from collections.abc import Iterable
@@ -9,35 +15,42 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pyflink.common import Types
-from pyflink.datastream import BroadcastProcessFunction, RuntimeContext
+from pyflink.common import Row, Types
+from pyflink.datastream import BroadcastProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.dead_letter import bury
 from schemas.ids import hash_ids
-from schemas.user_state import load_states
+from schemas.roll_back import RollBack, encode_roll_back
+from schemas.user_state import States, load_states
 from streaming.config import DAY_S, Settings, job_version
 from streaming.control import Announced, Availability
-from streaming.dead_letter import DEAD_LETTERS, row_of
+from streaming.dead_letter import DEAD_LETTERS, ROW_TYPE, row_of
 from streaming.features import Updated
+from streaming.guard import FIGURES, SAMPLE, Guard
 from streaming.metrics import Metrics
-from streaming.model_slot import Model, ModelSlot, scorer_threads
-from streaming.rank import Fallback, rank
+from streaming.model import Model, one_line, scorer_threads
+from streaming.rank import Fallback, merged, rank, takes
+from streaming.serving import EVERYBODY, ModelSlot, Serving, Trial
 from streaming.trending import Trending
-from streaming.wire import insert_values
+from streaming.wire import Lists, insert_values
 
 log = logging.getLogger("score")
 
 # What every scorer must know after a restart, by name.
 SHARED = MapStateDescriptor("shared", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
-_RELEASES, _TRENDING, _ITEM = "releases", "trending", "item:"
-# So many announced releases are remembered; after a restart the newest of them that loads is served.
+_RELEASES, _TRENDING, _BLOCKED, _ITEM = "releases", "trending", "blocked", "item:"
+# (key, value) of a Kafka record that says what was rolled back.
+ROLL_BACKS = OutputTag("roll-backs", ROW_TYPE)
+# So many announced full releases are remembered; after a restart the newest of them that loads is served.
 _REMEMBERED = 5
+# Roll-backs that are remembered: far more than releases that could be announced again.
+_BLOCKED_MOST = 1000
 # So many users are scored and written at a time: enough for a model's batch and some full batches of rows.
 BLOCK = 128
 # Python's threads here hand over to each other many times a micro-batch; the usual 5 ms would be waited for each time.
 SWITCH_S = 0.0005
-_NONE = np.zeros(0, np.int64)
+_NONE, _NOTHING = np.zeros(0, np.int64), np.ones(1, np.bool_)
 # A restarted job waits so long for its model before it goes on with trending lists.
 _RESTORE_S = 60.0
 
@@ -54,10 +67,11 @@ class Rows(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Rows of some users, how many of them are the model's, and the time it took, µs."""
+    """Rows of some users, how many of them are the good model's and the trial's, and the time it took, µs."""
 
     inserts: list[bytes]
     by_model: int
+    by_trial: int
     us: int
 
 
@@ -66,27 +80,40 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # Of the process that submits the job: inside a TaskManager Python does not know where it came from.
+        self._python = sys.executable
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
         sys.setswitchinterval(SWITCH_S)
         section = self._settings.streaming
-        self._slot = ModelSlot(section.providers, scorer_threads(section.scorer_threads, section.parallelism))
-        # ONNX Runtime may not be called in the task's thread: see model_slot.
+        self._slot = ModelSlot(
+            section.providers,
+            scorer_threads(section.scorer_threads, section.parallelism),
+            lambda: Guard(section.least_overlap),
+            self._python,
+        )
+        # ONNX Runtime may not be called in the task's thread: see model.py.
         self._scorer = ThreadPoolExecutor(1, "scorer")
         self._ttl = section.row_ttl_days * DAY_S
         self._restored = False
-        self._noted: Model | None = None
+        self._noted: tuple[Model | None, Trial | None] = (None, None)
+        self._rolled_back: queue.SimpleQueue[RollBack] = queue.SimpleQueue()
         self._announced: dict[str, Announced] = {}
         self._unavailable: set[str] = set()
         self._trending = Trending([], [], 0)
         self._fallback = Fallback(self._trending, set())
-        self._available = np.ones(1, np.bool_)
+        # What may be shown, by the model's digest.
+        self._available: dict[str, NDArray[np.bool_]] = {}
         self._version = job_version()
         self._metrics = Metrics(runtime_context, "score").declare(
-            ["users", "by_model", "by_trending", "swaps", "refused", "us"],
-            ["model_version", "model_items", "load_ms"],
+            ["users", "by_model", "by_trial", "by_trending", "swaps", "refused", "rolled_back", "compared", "us"],
+            [
+                *("model_version", "model_items", "load_ms", "trial_version", "trial_percent"),
+                *(f"trial_{name}_percent" for name in FIGURES),
+            ],
         )
+        self._compared = 0
 
     def close(self) -> None:
         """Called by Flink when the task ends."""
@@ -98,9 +125,13 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         shared = ctx.get_broadcast_state(SHARED)
         self._restore(shared)
         if isinstance(value, Announced):
-            remembered = [*(shared.get(_RELEASES) or []), value][-_REMEMBERED:]
-            shared.put(_RELEASES, remembered)
+            shared.put(_RELEASES, _kept([*(shared.get(_RELEASES) or []), value]))
             self._offer(value)
+        elif isinstance(value, RollBack):
+            # Every scorer may have found it: once is enough.
+            blocked = list(dict.fromkeys([*(shared.get(_BLOCKED) or []), value.manifest_sha256]))[-_BLOCKED_MOST:]
+            shared.put(_BLOCKED, blocked)
+            self._leave(value, [a for a in shared.get(_RELEASES) or [] if a.release.manifest_sha256 not in blocked])
         elif isinstance(value, Availability):
             for item, available in value.available.items():
                 if available and item in self._unavailable:
@@ -109,70 +140,143 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 elif not available and item not in self._unavailable:
                     self._unavailable.add(item)
                     shared.put(_ITEM + item, True)
-            self._refresh()
+            self._scorer.submit(self._refresh, self._slot.serving).result()
         elif isinstance(value, Trending):
             shared.put(_TRENDING, value)
             self._trending = value
             self._fallback = Fallback(value, self._unavailable)
-        yield from self._refusals()
+        yield from self._news()
 
     def process_element(self, value: Updated, ctx: BroadcastProcessFunction.ReadOnlyContext) -> Iterable[Any]:
         """States of a micro-batch in, its rows out."""
         self._restore(ctx.get_broadcast_state(SHARED))
-        yield from self._refusals()
         users = len(value.user_ids)
         # All are asked for at once: while one block is written, the scorer's thread goes on with the next.
         blocks = [
             self._scorer.submit(self._block, value.user_ids[at : at + BLOCK], value.records[at : at + BLOCK])
             for at in range(0, users, BLOCK)
         ]
-        last = _Block([], 0, 0)
+        trial = self._slot.serving.trial
+        if users and trial is not None and trial.guard.due:
+            # Users from all over the micro-batch; nobody waits for it but the next one.
+            self._scorer.submit(self._compare, trial, value.records[:: max(1, users // SAMPLE)][:SAMPLE])
+        yield from self._news()
+        last = _Block([], 0, 0, 0)
         for number, block in enumerate(blocks):
             if number:
                 yield Rows(last.inserts, [], _NONE)
             last = block.result()
-            self._metrics.add(by_model=last.by_model, by_trending=len(last.inserts) - last.by_model, us=last.us)
-        self._note_swap()
+            self._metrics.add(
+                by_model=last.by_model,
+                by_trial=last.by_trial,
+                by_trending=len(last.inserts) - last.by_model - last.by_trial,
+                us=last.us,
+            )
+        self._note_change()
         self._metrics.add(users=users)
         # What was asked of the micro-batch as a whole is done when its last row is written.
         yield Rows(last.inserts, value.erased, value.produced)
 
     def _block(self, user_ids: list[str], records: list[bytes]) -> "_Block":
-        """In the scorer's thread: change the model if one is ready, then rank and make the rows."""
+        """In the scorer's thread: change the models if one is ready, then rank and make the rows."""
         started = time.perf_counter()
-        model, swapped = self._slot.take()
-        if swapped:
-            self._refresh()
         states = load_states(records)
-        lists = rank(model, self._available, self._fallback, states)
+        lists = self._lists(user_ids, states)
         event_time = states["ring"]["event_time"][:, 0]
         now_ms = int(time.time() * 1000)
         inserts = insert_values(user_ids, lists, event_time, now_ms, self._ttl, states["last_write"])
-        by_model = len(user_ids) - lists.version.count("")
-        return _Block(inserts, by_model, int((time.perf_counter() - started) * 1e6))
+        trial = self._slot.serving.trial
+        by_trial = lists.version.count(trial.model.manifest.version) if trial is not None else 0
+        by_model = len(user_ids) - lists.version.count("") - by_trial
+        return _Block(inserts, by_model, by_trial, int((time.perf_counter() - started) * 1e6))
 
-    def _refresh(self) -> None:
-        """Bring what depends on model and availability up to date."""
-        model = self._slot.current
-        self._fallback = Fallback(self._trending, self._unavailable)
-        if model is not None:
-            self._available = np.ones(model.vocabulary.size + 1, np.bool_)
-            gone = model.vocabulary.index_of(hash_ids(list(self._unavailable)))
-            self._available[gone[gone > 0]] = False
+    def _lists(self, user_ids: list[str], states: States) -> Lists:
+        """Each user's list, by the trial's model or by the good one."""
+        good, trial = self._current()
+        if trial is None or not trial.release.share:
+            return self._rank(good, states)
+        try:
+            if trial.release.share == EVERYBODY:
+                return self._rank(trial.model, states)
+            taken = takes(trial.release, user_ids)
+            theirs = self._rank(trial.model, states[taken])
+        except Exception as error:  # a model on trial must not end the job
+            self._condemn(trial, _cannot(error))
+            return self._rank(good, states)
+        return merged(taken, theirs, self._rank(good, states[~taken]))
 
-    def _note_swap(self) -> None:
-        """Count a change of model, here in the task's thread: metrics live in Java."""
-        model = self._slot.current
-        if model is None or model is self._noted:
+    def _current(self) -> Serving:
+        """In the scorer's thread: what serves from now on."""
+        serving, changed = self._slot.take()
+        if changed:
+            self._refresh(serving)
+        return serving
+
+    def _rank(self, model: Model | None, states: States) -> Lists:
+        return rank(model, self._available[model.digest] if model is not None else _NOTHING, self._fallback, states)
+
+    def _compare(self, trial: Trial, records: list[bytes]) -> None:
+        """In the scorer's thread: score some users by both models; what goes wrong ends the trial."""
+        good, current = self._current()
+        if current is not trial or good is None:
             return
-        self._noted = model
-        log.info("score: serving release %s on %s", model.manifest.version, model.provider)
-        self._metrics.add(swaps=1)
+        masks = self._available[trial.model.digest], self._available[good.digest]
+        try:
+            trouble = trial.guard.compare(trial.model, good, masks, load_states(records))
+        except Exception as error:  # of the new model: the other one's would end the job with its next block
+            trouble = _cannot(error)
+        if trouble is not None:
+            self._condemn(trial, trouble)
+
+    def _condemn(self, trial: Trial, trouble: str) -> None:
+        """Take a model out of service, here and now; the others hear of it through Kafka."""
+        digest, version = trial.model.digest, trial.model.manifest.version
+        if self._slot.roll_back(digest):
+            self._rolled_back.put(RollBack(version, digest, trouble, int(time.time() * 1000), self._version))
+
+    def _leave(self, roll_back: RollBack, left: list[Announced]) -> None:
+        """What some scorer found holds for all. left: announced releases that are not blocked."""
+        if self._slot.roll_back(roll_back.manifest_sha256):
+            log.warning("score: %s is left, as another scorer found %s", roll_back.version, roll_back.reason)
+        full = [announced for announced in left if announced.release.stage == "full"]
+        if self._slot.serving.good is None and full:
+            self._offer(full[-1])
+
+    def _refresh(self, serving: Serving) -> None:
+        """In the scorer's thread: bring what depends on models and availability up to date."""
+        self._fallback = Fallback(self._trending, self._unavailable)
+        gone_hashes = hash_ids(list(self._unavailable))
+        available = {}
+        for model in serving.models:
+            available[model.digest] = np.ones(model.vocabulary.size + 1, np.bool_)
+            gone = model.vocabulary.index_of(gone_hashes)
+            available[model.digest][gone[gone > 0]] = False
+        self._available = available
+
+    def _note_change(self) -> None:
+        """Count a change of models, here in the task's thread: metrics live in Java."""
+        serving = self._slot.serving
+        model, trial = serving.main, serving.trial
+        if trial is not None and trial.guard.compared != self._compared:
+            self._metrics.add(compared=max(0, trial.guard.compared - self._compared))
+            self._metrics.set(**{f"trial_{name}_percent": value for name, value in trial.guard.figures.items()})
+            self._compared = trial.guard.compared
+        if (model, trial) == self._noted:
+            return
+        if model is not None and model is not self._noted[0]:
+            log.info("score: serving release %s on %s", model.manifest.version, model.provider)
+            self._metrics.add(swaps=1)
+            self._metrics.set(
+                model_version=_number(model), model_items=model.vocabulary.size, load_ms=int(model.seconds * 1000)
+            )
         self._metrics.set(
-            model_version=int("".join(c for c in model.manifest.version if c.isdigit()) or 0),
-            model_items=model.vocabulary.size,
-            load_ms=int(model.seconds * 1000),
+            trial_version=_number(trial.model) if trial is not None else 0,
+            trial_percent=trial.release.share if trial is not None else 0,
         )
+        if trial is not None:
+            log.info("score: %s is on trial: %d %% of the users", trial.model.manifest.version, trial.release.share)
+        self._noted = model, trial
+        self._compared = 0
 
     def _offer(self, announced: Announced) -> "Future[bool]":
         self._announced[announced.release.manifest_sha256] = announced
@@ -189,18 +293,29 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 self._unavailable.add(name.removeprefix(_ITEM))
             elif name == _TRENDING:
                 self._trending = value
+        for digest in shared.get(_BLOCKED) or []:
+            self._slot.roll_back(digest)
+        remembered: list[Announced] = shared.get(_RELEASES) or []
         deadline = time.monotonic() + _RESTORE_S
-        for announced in reversed(shared.get(_RELEASES) or []):
+        full = [place for place, announced in enumerate(remembered) if announced.release.stage == "full"]
+        for place in reversed(full):
             try:
-                if self._offer(announced).result(max(0.0, deadline - time.monotonic())):
+                if self._offer(remembered[place]).result(max(0.0, deadline - time.monotonic())):
                     break
             except TimeoutError:
                 log.warning("score: no release loaded within %.0f s; serving trending lists", _RESTORE_S)
                 break
-        self._refresh()
+        for announced in remembered[full[-1] + 1 if full else 0 :]:
+            self._offer(announced)
+        self._scorer.submit(self._refresh, self._slot.serving).result()
 
-    def _refusals(self) -> Iterable[Any]:
-        """Dead letters for releases that were refused since the last call."""
+    def _news(self) -> Iterable[Any]:
+        """Dead letters for releases that were refused since the last call, and what was rolled back."""
+        while not self._rolled_back.empty():
+            back = self._rolled_back.get()
+            log.warning("score: rolled back %s: %s", back.version, back.reason)
+            self._metrics.add(rolled_back=1)
+            yield ROLL_BACKS, Row(back.version.encode(), encode_roll_back(back))
         while not self._slot.refused.empty():
             release, error = self._slot.refused.get()
             log.warning("score: refused: %s", error)
@@ -217,3 +332,18 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 self._version,
             )
             yield DEAD_LETTERS, row_of(letter)
+
+
+def _kept(announced: list[Announced]) -> list[Announced]:
+    """What is remembered of these: the newest full releases, and what was tried after them."""
+    full = [place for place, each in enumerate(announced) if each.release.stage == "full"]
+    last = full[-1] if full else -1
+    return [announced[place] for place in full[-_REMEMBERED:]] + announced[last + 1 :][-_REMEMBERED:]
+
+
+def _cannot(error: Exception) -> str:
+    return f"non-finite: it cannot score ({type(error).__name__}: {one_line(error)})"
+
+
+def _number(model: Model) -> int:
+    return int("".join(c for c in model.manifest.version if c.isdigit()) or 0)

@@ -8,8 +8,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from schemas.errors import ContractError, UnreachableError
 from schemas.item import Item, decode_item
 from schemas.release import ModelRelease, decode_release
+from schemas.roll_back import RollBack, decode_roll_back, standing
 from schemas.settings import CommonSettings
-from schemas.topics import ITEMS, MODEL_RELEASES
+from schemas.signing import read_trust
+from schemas.topics import ITEMS, MODEL_RELEASES, ROLL_BACKS
 from streaming.registry import registry
 
 ANSWER_S = 5.0
@@ -103,12 +105,11 @@ def catalogue(settings: CommonSettings) -> dict[str, Item]:
     return items
 
 
-def newest_release(settings: CommonSettings) -> ModelRelease | None:
-    """The release announced last."""
-    newest = None
+def served_release(settings: CommonSettings) -> ModelRelease | None:
+    """The release that serves everybody: announced last, signed as release_keys ask, and not rolled back by the job."""
+    trust, topic = read_trust(settings.release_keys), settings.topic(MODEL_RELEASES)
     schema_by_id = registry(settings.kafka.schema_registry_url)
-    for message in messages(settings, settings.topic(MODEL_RELEASES)):
-        release = decode_release(message.value(), schema_by_id=schema_by_id)
-        if isinstance(release, ModelRelease):
-            newest = release
-    return newest
+    releases = [decode_release(m.value(), schema_by_id=schema_by_id) for m in messages(settings, topic)]
+    back = [decode_roll_back(m.value()) for m in messages(settings, settings.topic(ROLL_BACKS))]
+    counting = [r for r in releases if isinstance(r, ModelRelease) and trust.refusal(r, topic) is None]
+    return standing(counting, {b.manifest_sha256 for b in back if isinstance(b, RollBack)}).full

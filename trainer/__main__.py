@@ -6,8 +6,10 @@ collect               only Kafka → Parquet
 evaluate SOURCE       how well arms foresee the events of a file or a data set
 shrink [VERSION]      a release → a smaller, faster one with a receipt; or --on DATA: what the ways do on data files
 show                  the releases, their receipts, which one is announced, and what was refused
-publish FOLDER        check a release folder and announce it
-roll-back [VERSION]   announce a former release again
+publish [FOLDER]      check a release folder and announce it: --stage shadow, or --stage canary --percent 5, or full
+promote               let what is in shadow or canary serve everybody, or more users
+roll-back [VERSION]   announce a former release again, or end a trial
+make-key FILE         a key to sign releases with
 
 cycle and run learn on several processes or hosts together as `torchrun --nproc-per-node 2 -m trainer VERB`.
 """
@@ -21,11 +23,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from schemas.errors import ConfigError, UnreachableError, run_command
+from schemas.errors import ConfigError, ContractError, UnreachableError, run_command
+from schemas.release import Stage
 from schemas.settings import load_settings
 from trainer.config import PACKAGED, Plan, Settings, plan
 from trainer.progress import say
@@ -37,6 +40,9 @@ app = typer.Typer(
     help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )  # fmt: skip
+
+StageOption = Annotated[str, typer.Option(help="full: everybody; canary: a share of the users; shadow: compared only.")]
+PercentOption = Annotated[int | None, typer.Option(min=1, max=99, help="The share of a canary.")]
 
 # Characters of the widest table of releases.
 TABLE_WIDTH = 160
@@ -212,38 +218,72 @@ def show() -> None:
     """Show every release with its metrics and receipt, which one is announced, and what was refused."""
     from rich.console import Console
 
-    from trainer.publish import announced
+    from trainer.announce import announced, rolled_back
     from trainer.show import overview
 
     settings, planned = _ready()
     try:
-        messages = announced(settings)
+        messages, bad = announced(settings), rolled_back(settings)
     except UnreachableError as unreachable:
-        messages = None
+        messages, bad = None, {}
         print(f"what is announced is unknown: {unreachable}", file=sys.stderr)
     # A pipe has no width of its own: give it what the table needs.
     console = Console(width=None if sys.stdout.isatty() else TABLE_WIDTH)
-    console.print(overview(planned, messages))
+    console.print(overview(planned, messages, bad))
 
 
 @app.command()
-def publish(folder: Annotated[Path, typer.Argument(help="A release folder.")]) -> None:
+def publish(
+    folder: Annotated[Path | None, typer.Argument(help="A release folder; default: the newest one.")] = None,
+    stage: StageOption = "full",
+    percent: PercentOption = None,
+) -> None:
     """Check every digest of a release folder and announce it."""
-    from trainer.publish import announce, verify
+    from trainer.announce import announce
+    from trainer.publish import release_folders, verify
 
-    settings, _ = _ready()
-    announce(settings, verify(folder.absolute()))
+    share = _share(stage, percent)
+    settings, planned = _ready()
+    if folder is None and not (known := release_folders(planned.releases)):
+        raise ContractError(f"there is no release in {planned.releases}", "run a cycle first")
+    announce(settings, verify((folder or known[-1]).absolute()), *share)
+
+
+@app.command()
+def promote(stage: StageOption = "full", percent: PercentOption = None) -> None:
+    """Let what is in shadow or canary serve everybody, or with --stage canary --percent N more users."""
+    from trainer.announce import promote as promote_now
+
+    share = _share(stage, percent)
+    promote_now(_ready()[0], *share)
 
 
 @app.command()
 def roll_back(
-    version: Annotated[str | None, typer.Argument(help="Default: the served one's parent.")] = None,
+    version: Annotated[str | None, typer.Argument(help="Default: what serves beside a trial, else its parent.")] = None,
 ) -> None:
-    """Announce a former release again; the job goes back to it."""
-    from trainer.publish import roll_back as roll_back_now
+    """Announce a former release to everybody again; the job goes back to it. A trial ends."""
+    from trainer.announce import roll_back as roll_back_now
 
     settings, planned = _ready()
     roll_back_now(settings, planned.releases, version)
+
+
+@app.command()
+def make_key(file: Annotated[Path, typer.Argument(help="Of the private key; FILE.pub lies beside it.")]) -> None:
+    """Make a key for trainer.signing_key; the public one is for release_keys of the job."""
+    from schemas.signing import make_key as make_now
+
+    say(f"wrote {file} for trainer.signing_key; {make_now(file)} is for release_keys")
+
+
+def _share(stage: str, percent: int | None) -> tuple[Stage, int]:
+    """Stage and percentage as asked for. Raises ConfigError."""
+    if stage not in get_args(Stage):
+        raise ConfigError(f"--stage {stage} is no stage", f"one of {', '.join(get_args(Stage))}")
+    if (stage == "canary") != (percent is not None):
+        raise ConfigError("--percent says whom a canary serves", "give it with --stage canary, and only then")
+    return cast(Stage, stage), 100 if percent is None else percent
 
 
 def seconds_of(period: str) -> float:

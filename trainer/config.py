@@ -54,6 +54,8 @@ class TrainerSection(Section):
     shrink: how what is published is made smaller and faster than what is learned (see ways.py), such as "int8" or
     "pruned,int8"; "none" = not at all. shrink_loss: the share of its NDCG that this may cost; else the full model is
     published.
+    signing_key: file of the private key (PEM, Ed25519) that signs what is announced; None = nothing is signed.
+    valid_days: a signed message that nobody has followed by then is not followed any more.
     """
 
     data: Path = Path(".freshrec/trainer")
@@ -76,6 +78,9 @@ class TrainerSection(Section):
     # Costs nothing: the same answers, with less work.
     shrink: str = "lean"
     shrink_loss: float = Field(0.01, ge=0.0, lt=1.0)
+    signing_key: Path | None = None
+    # A job that starts from nothing must find a message that still counts; cycles send newer ones every few minutes.
+    valid_days: int = Field(30, ge=1)
 
 
 class Settings(CommonSettings):
@@ -114,6 +119,7 @@ class Plan:
     idle_days: int = 365
     shrink: tuple[str, ...] = ()
     shrink_loss: float = 0.01
+    signing_key: Path | None = None
 
     def network(self, items: int, text: int) -> NetworkConfig:
         """Sizes of a first network; text: width of the text vectors, 0 = none."""
@@ -144,6 +150,7 @@ class Plan:
             f"gate: at most {self.gate.margin:.1%} below the served model · "
             f"{_budget(self.gate.latency_ms, 'ms')} · {_budget(self.gate.size_mib, 'MiB')}",
             f"shrink {','.join(self.shrink) or NONE}: at most {self.shrink_loss:.1%} below the full model",
+            f"releases signed with {self.signing_key}" if self.signing_key else "releases are not signed",
         ]
 
 
@@ -169,6 +176,7 @@ def plan(settings: Settings) -> Plan:
         idle_days=section.idle_days,
         shrink=ways_of(section.shrink),
         shrink_loss=section.shrink_loss,
+        signing_key=section.signing_key,
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 
 from schemas.errors import ModelRefused
+from trainer.announce import announce, served
 from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
@@ -22,7 +23,7 @@ from trainer.material import Material, gather
 from trainer.network import Network
 from trainer.processes import Processes
 from trainer.progress import say
-from trainer.publish import Release, announce, building_folder, new_version, seal, served
+from trainer.publish import Release, building_folder, new_version, seal
 from trainer.resume import resume
 from trainer.sequences import next_items
 from trainer.shrink import Full, narrowed, shrunk_or_full

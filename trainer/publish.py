@@ -1,9 +1,9 @@
-"""Makes a finished release visible, all at once, and says so on `model-releases`.
+"""Makes a finished release visible, all at once.
 
  1. build in a temporary folder beside the target (a leading dot: no reader takes it for a release);
  2. write the manifest with the digest of every file;
  3. sync the files and the folder, rename it to its version, sync the releases folder;
- 4. send the message that names folder and manifest digest, and wait until Kafka has it.
+ 4. (announce) send the message that names folder and manifest digest, and wait until Kafka has it.
 A crash before the rename leaves nothing visible, a crash before the message an unannounced release
 that `publish FOLDER` announces later. Which release is served is what was announced last.
 """
@@ -18,11 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote, urlparse
 
-from schemas import topics
-from schemas.avro import BadRecord
-from schemas.errors import ContractError, ModelRefused
+from schemas.errors import ModelRefused
 from schemas.release import (
     FILES,
     ITEMS,
@@ -32,15 +29,10 @@ from schemas.release import (
     Manifest,
     ModelRelease,
     check_file,
-    decode_release,
     digest_of,
-    encode_release,
     open_manifest,
 )
-from trainer.broker import reader, send
-from trainer.config import Settings
 from trainer.files import item_ids_in, sync
-from trainer.progress import say
 
 _BUILDING = ".building-"
 
@@ -140,81 +132,6 @@ def verify(folder: Path) -> Release:
         path = folder / name
         check_file(manifest, name, path.read_bytes() if path.is_file() else b"")
     return Release(folder, manifest, sha256)
-
-
-def announce(settings: Settings, release: Release) -> ModelRelease:
-    """Tell the job to serve a release. Raises UnreachableError when Kafka did not take it."""
-    message = ModelRelease(
-        version=release.manifest.version,
-        uri=release.folder.absolute().as_uri(),
-        manifest_sha256=release.manifest_sha256,
-        published_at=int(time.time() * 1000),
-    )
-    topic = settings.topic(topics.MODEL_RELEASES)
-    offset = send(settings, topic, message.version.encode(), encode_release(message))
-    say(f"announced release {message.version} on {topic} (offset {offset})")
-    return message
-
-
-def announced(settings: Settings) -> list[ModelRelease]:
-    """Every release message, oldest first. Raises UnreachableError."""
-    with reader(settings) as source:
-        messages = source.read_all(settings.topic(topics.MODEL_RELEASES))
-    decoded = [decode_release(message.value()) for message in messages]
-    return [release for release in decoded if not isinstance(release, BadRecord)]
-
-
-def served(settings: Settings) -> Release | None:
-    """The release that was announced last to serve everybody; None before the first.
-
-    None too, and a line that says so, when its files are missing or damaged: then the job cannot
-    load it either, and a fit from nothing is the way out. Raises UnreachableError.
-    """
-    full = [message for message in announced(settings) if message.stage == "full"]
-    if not full:
-        return None
-    try:
-        release = verify(folder_of(full[-1]))
-        open_manifest((release.folder / MANIFEST).read_bytes(), full[-1])
-    except ModelRefused as reason:
-        say(f"the served release {full[-1].version} is not used: {reason}")
-        return None
-    return release
-
-
-def folder_of(message: ModelRelease) -> Path:
-    """Where a message says that its release lies."""
-    return Path(unquote(urlparse(message.uri).path))
-
-
-def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelRelease:
-    """Announce a former release: the given one, or the parent of the one announced last.
-
-    Raises ContractError when there is none, ModelRefused when its files are damaged.
-    """
-    if version is None:
-        messages = announced(settings)
-        if not messages:
-            raise ContractError("no release was ever announced", "run a cycle first")
-        last = messages[-1]
-        version = _parent(last)
-        if version is None:
-            raise ContractError(f"release {last.version} has no parent to roll back to", "name a version (see show)")
-    if not (releases / version).is_dir():
-        known = ", ".join(folder.name for folder in release_folders(releases)) or "none"
-        raise ContractError(f"there is no release {version} in {releases}", f"known: {known}")
-    return announce(settings, verify(releases / version))
-
-
-def _parent(message: ModelRelease) -> str | None:
-    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it."""
-    try:
-        return open_manifest((folder_of(message) / MANIFEST).read_bytes(), message).parent
-    except (OSError, ModelRefused) as problem:
-        raise ContractError(
-            f"the manifest of release {message.version} does not say what came before it ({problem})",
-            "name a version (see show)",
-        ) from problem
 
 
 def release_folders(releases: Path) -> list[Path]:

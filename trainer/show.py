@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.box import SIMPLE
 from rich.console import Group, RenderableType
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from schemas.errors import ModelRefused
 from schemas.release import Manifest, ModelRelease
+from schemas.roll_back import RollBack, standing
 from trainer.config import TOP, Plan
 from trainer.publish import Release, release_folders, verify
 from trainer.verdicts import Verdict, verdicts
@@ -20,14 +22,16 @@ RECEIPT_BATCHES = (1, 64, 1024)
 NOTHING = "–"
 
 
-def overview(plan: Plan, messages: Sequence[ModelRelease] | None) -> Group:
-    """All tables that have rows. messages: all announcements, None when unknown."""
+def overview(
+    plan: Plan, messages: Sequence[ModelRelease] | None, rolled_back: Mapping[str, RollBack] = MappingProxyType({})
+) -> Group:
+    """All tables that have rows. messages: all announcements, None when unknown. rolled_back: by manifest's digest."""
     releases = {folder: _verified(folder) for folder in release_folders(plan.releases)}
     said = verdicts(plan.data)
     shrunk = [r.manifest for r in releases.values() if isinstance(r, Release) and r.manifest.receipt]
     refused = [verdict for verdict in said if verdict.refusal]
     lost = [v for v in said if not v.refusal and plan.releases / v.version not in releases]
-    tables: list[RenderableType] = [releases_table(releases, messages)]
+    tables: list[RenderableType] = [releases_table(releases, messages, rolled_back)]
     if shrunk:
         tables.append(receipts_table(shrunk))
     if refused or lost:
@@ -35,7 +39,11 @@ def overview(plan: Plan, messages: Sequence[ModelRelease] | None) -> Group:
     return Group(*tables)
 
 
-def releases_table(releases: Mapping[Path, Release | ModelRefused], messages: Sequence[ModelRelease] | None) -> Table:
+def releases_table(
+    releases: Mapping[Path, Release | ModelRefused],
+    messages: Sequence[ModelRelease] | None,
+    rolled_back: Mapping[str, RollBack],
+) -> Table:
     """One row per release folder, oldest first."""
     table = Table(box=SIMPLE, title="releases", title_justify="left")
     for title in ("release", "parent", "events", "until (UTC)", "items", "model", "popularity", "p99", "MiB"):
@@ -45,13 +53,14 @@ def releases_table(releases: Mapping[Path, Release | ModelRefused], messages: Se
         f"model and popularity: NDCG@{TOP} / HR@{TOP} on events held back; p99: ms for a batch of 64 users when judged"
     )
     last = {message.version: message for message in messages or ()}
-    newest = messages[-1].version if messages else None
+    now = standing(messages or (), rolled_back)
     for folder, release in releases.items():
         state = "?" if messages is None else "never"
-        if folder.name in last:
-            message = last[folder.name]
+        if message := last.get(folder.name):
             state = message.stage if message.stage != "canary" else f"canary {message.percent} %"
-            state = f"[bold]{state}, now[/]" if folder.name == newest else f"{state}, before"
+            state = f"[bold]{state}, now[/]" if message in now else f"{state}, before"
+            if bad := rolled_back.get(message.manifest_sha256):
+                state = f"rolled back by the job: {bad.reason}"
         if isinstance(release, ModelRefused):
             table.add_row(folder.name, *[""] * 8, f"damaged: {release.cause}")
             continue

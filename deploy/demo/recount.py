@@ -15,7 +15,7 @@ from schemas.topics import CLICKS, MODEL_RELEASES
 from schemas.user_state import States, apply_events, empty_states
 from streaming.config import Settings
 from streaming.look import FAR_AHEAD_MS
-from streaming.model_slot import BATCH_SIZES, Model, load
+from streaming.model import BATCH_SIZES, Model, load
 from streaming.table import connect
 from streaming.topic import messages
 

@@ -36,7 +36,7 @@ from schemas.user_state import history, load_states
 from streaming.config import Settings, StreamingSection
 from streaming.control import Announced
 from streaming.features import Features, Updated
-from streaming.model_slot import Model, load, scorer_threads
+from streaming.model import Model, load, scorer_threads
 from streaming.rank import Fallback, rank
 from streaming.score import Rows, Score
 from streaming.trending import Trending

@@ -59,7 +59,7 @@ def test_contracts_open_no_connection_and_need_no_large_library(forbidden: set[s
 
 
 def test_the_operators_do_not_import_at_the_top_what_deadlocks_in_a_task_thread() -> None:
-    # See streaming/model_slot.py: their bindings ask for the interpreter's lock in a wrong way.
+    # See streaming/model.py: their bindings ask for the interpreter's lock in a wrong way.
     for file in files_of("streaming"):
         top = {n.name for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import) for n in node.names}
         assert not {name.split(".")[0] for name in top} & {"onnxruntime", "polars", "torch"}, file.name

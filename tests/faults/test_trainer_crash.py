@@ -21,9 +21,10 @@ from deploy.local.stack import Stack
 from schemas.click import Click
 from schemas.item import Item
 from tests.harness import RunningJob
+from trainer.announce import announced, folder_of
 from trainer.collect import stored_clicks
 from trainer.config import Settings
-from trainer.publish import announced, folder_of, release_folders, verify
+from trainer.publish import release_folders, verify
 
 ITEMS = [f"thing-{number}" for number in range(60)]
 HABIT = 0.9  # the share of clicks that follow the one before; popularity can know nothing of it

@@ -168,12 +168,6 @@ def test_a_release_that_is_not_whole_is_refused_and_the_old_one_serves(job: Runn
         job.eventually(f"{release.version} is refused", refused)
         row = job.row(user)
         assert row is not None and row.model_version == FIRST[2]
-    shadow = make_release(tmp_path / "shadow", *FIRST[:2], version="20260101-000006")
-    job.publish(dataclasses.replace(shadow, stage="shadow"))
-    job.eventually(
-        "a release that is not for all is a dead letter",
-        lambda: any(letter.reason == "stage-not-served" for letter in job.dead_letters()),
-    )
     told_of = " | ".join(
         letter.detail
         for letter in job.dead_letters()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.local.config import REPOSITORY
 from schemas.click import Click
-from streaming.topic import newest_release
+from streaming.topic import served_release
 from tests.harness import RunningJob
 from tests.releases import make_release
 
@@ -88,7 +88,7 @@ def test_a_roll_back_takes_effect_while_clicks_flow(start_job: Callable[..., Run
             )
             assert done.returncode == 0, done.stderr
             ended = time.time()
-            message = newest_release(job.settings)
+            message = served_release(job.settings)
             assert message is not None and message.version == version
             announced = message.published_at / 1000
             served = first_row(version, announced)

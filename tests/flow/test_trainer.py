@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy.local.config import REPOSITORY
 from schemas.click import Click
 from schemas.item import Item
-from streaming.topic import newest_release
+from streaming.topic import served_release
 from tests.harness import RunningJob
 
 ITEMS = [f"thing-{number}" for number in range(60)]
@@ -66,7 +66,7 @@ def test_a_model_trained_from_the_clicks_serves_and_can_be_taken_back(
     job.catalogue([Item(item, title=item.title()) for item in ITEMS])
     job.click(walks("first", users=300, length=25, start_ms=now - 60 * HOUR_MS))
     trainer("cycle")
-    first = newest_release(job.settings)
+    first = served_release(job.settings)
     assert first is not None
 
     fresh = iter(range(10**6))
@@ -90,7 +90,7 @@ def test_a_model_trained_from_the_clicks_serves_and_can_be_taken_back(
     job.erase("first-walker-0")
     job.click(walks("second", users=100, length=25, start_ms=now - 30 * HOUR_MS))
     trainer("cycle")
-    second = newest_release(job.settings)
+    second = served_release(job.settings)
     assert second is not None and second.version > first.version
     serves(second.version)
 

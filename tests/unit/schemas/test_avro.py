@@ -25,6 +25,8 @@ HEADERS = {
     "item.v1.avsc": "c301fa508708d7424809",
     "erasure.v1.avsc": "c301441af1ce79229dc1",
     "model_release.v1.avsc": "c301afd14112d77d7a68",
+    "model_release.v2.avsc": "c3012ed24ffb630913d4",
+    "roll_back.v1.avsc": "c30109cef3570bd5b893",
     "dead_letter.v1.avsc": "c3015b465f7221a303b2",
 }
 

@@ -35,6 +35,8 @@ RELEASE = st.builds(
     stage=st.sampled_from(("shadow", "canary", "full")),
     percent=st.integers(0, 100),
     signature=st.none() | st.binary(max_size=64),
+    sequence=LONG,
+    expires_at=LONG,
 )
 
 

@@ -82,14 +82,15 @@ def test_a_list_has_fifty_items() -> None:
     assert LIST_LENGTH == 50
 
 
-def test_topics_are_the_five_of_the_contract() -> None:
+def test_topics_are_the_six_of_the_contract() -> None:
     by_name = {topic.name: topic for topic in topics(12)}
-    assert list(by_name) == ["clicks", "items", "erasures", "model-releases", "dead-letters"]
+    assert list(by_name) == ["clicks", "items", "erasures", "model-releases", "roll-backs", "dead-letters"]
     assert {name: topic.partitions for name, topic in by_name.items()} == {
         "clicks": 12,
         "items": 1,
         "erasures": 1,
         "model-releases": 1,
+        "roll-backs": 1,
         "dead-letters": 1,
     }
     assert by_name["items"].config == {"cleanup.policy": "compact"}

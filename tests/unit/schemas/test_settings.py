@@ -86,12 +86,14 @@ def test_a_namespace_prefixes_every_name() -> None:
         "erasures",
         "model-releases",
         "items",
+        "roll-backs",
     ]
     assert shop.event_topics + shop.control_topics == [
         "shop1.clicks",
         "shop1.erasures",
         "shop1.model-releases",
         "shop1.items",
+        "shop1.roll-backs",
     ]
     assert (plain.dead_letter_topic, shop.dead_letter_topic) == (
         "dead-letters",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from schemas.click import Click
 from schemas.recommendation import LIST_LENGTH
 from schemas.user_state import HISTORY, States, apply_events, empty_states
-from streaming.model_slot import BATCH_SIZES, Model, load
+from streaming.model import BATCH_SIZES, Model, load
 from streaming.rank import Fallback, rank
 from streaming.trending import Trending
 from streaming.wire import Lists

@@ -8,23 +8,14 @@ import onnxruntime
 import pytest
 from rich.console import Console
 
-from schemas.errors import ConfigError, ContractError, ModelRefused
-from schemas.release import ModelRelease, decode_release
+from schemas.errors import ConfigError, ModelRefused
+from schemas.release import ModelRelease
 from tests.unit.trainer.conftest import ITEM_IDS
 from trainer import publish as module
 from trainer.__main__ import TABLE_WIDTH
 from trainer.config import Plan, Settings, plan
 from trainer.files import only_one, write_whole
-from trainer.publish import (
-    Release,
-    announce,
-    building_folder,
-    folder_of,
-    new_version,
-    release_folders,
-    roll_back,
-    verify,
-)
+from trainer.publish import Release, building_folder, new_version, release_folders, verify
 from trainer.show import overview
 from trainer.verdicts import on_record, verdicts
 
@@ -125,70 +116,6 @@ def test_a_version_is_the_time_and_never_taken_twice(tmp_path: Path) -> None:
     assert len(first) == len("20260101-000000")
     building_folder(tmp_path, first).rename(tmp_path / first)
     assert new_version(tmp_path) > first
-
-
-def test_a_message_names_its_folder_even_with_odd_letters(tmp_path: Path) -> None:
-    folder = tmp_path / "größe 1%20"
-    assert folder_of(ModelRelease("v", folder.as_uri(), "", 0)) == folder
-
-
-# ── roll-back ────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> list[ModelRelease]:
-    """The release topic as a list: what is announced is appended."""
-    messages: list[ModelRelease] = []
-
-    def send(_: object, __: str, key: bytes, value: bytes) -> int:
-        release = decode_release(value)
-        assert isinstance(release, ModelRelease) and key == release.version.encode()
-        messages.append(release)
-        return len(messages) - 1
-
-    monkeypatch.setattr(module, "send", send)
-    monkeypatch.setattr(module, "announced", lambda _: list(messages))
-    return messages
-
-
-def test_a_roll_back_goes_to_the_parent_and_then_to_its_parent(
-    make_release: MakeRelease, topic: list[ModelRelease], tmp_path: Path
-) -> None:
-    versions = ["20260101-000000", "20260101-000001", "20260101-000002"]
-    for version, parent in zip(versions, [None, *versions], strict=False):
-        announce(Settings(), make_release(version, parent))
-    for expected in (versions[1], versions[0]):
-        assert roll_back(Settings(), tmp_path / "releases", None).version == expected
-    assert [message.version for message in topic] == [*versions, versions[1], versions[0]]
-    with pytest.raises(ContractError, match="20260101-000000 has no parent"):
-        roll_back(Settings(), tmp_path / "releases", None)
-
-
-def test_a_damaged_release_can_be_left(make_release: MakeRelease, topic: list[ModelRelease], tmp_path: Path) -> None:
-    announce(Settings(), make_release("20260101-000000"))
-    damaged = make_release("20260101-000001", "20260101-000000")
-    announce(Settings(), damaged)
-    (damaged.folder / "model.onnx").unlink()
-    assert roll_back(Settings(), tmp_path / "releases", None).version == "20260101-000000"
-    announce(Settings(), damaged)
-    (damaged.folder / "manifest.json").write_text("{}")
-    with pytest.raises(ContractError, match=r"does not say what came before it .*; name a version"):
-        roll_back(Settings(), tmp_path / "releases", None)
-    assert roll_back(Settings(), tmp_path / "releases", "20260101-000000").version == "20260101-000000"
-
-
-def test_a_roll_back_to_nothing_or_to_a_damaged_release_is_refused(
-    make_release: MakeRelease, topic: list[ModelRelease], tmp_path: Path
-) -> None:
-    with pytest.raises(ContractError, match="no release was ever announced"):
-        roll_back(Settings(), tmp_path / "releases", None)
-    damaged = make_release("20260101-000000")
-    (damaged.folder / "items").write_text("")
-    with pytest.raises(ModelRefused, match="items of release"):
-        roll_back(Settings(), tmp_path / "releases", "20260101-000000")
-    with pytest.raises(ContractError, match=r"there is no release 20250101-000000 .*known: 20260101-000000"):
-        roll_back(Settings(), tmp_path / "releases", "20250101-000000")
-    assert topic == []
 
 
 # ── show ─────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """Shrunk releases: the receipt says what is so, and what exceeds its bound is not published."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -13,7 +14,7 @@ import torch
 
 from schemas.errors import ConfigError, ContractError, ModelRefused
 from schemas.release import FILES, ModelRelease, digest_of
-from streaming.model_slot import load
+from streaming.model import load
 from tests.unit.trainer.conftest import ITEM_IDS
 from tests.unit.trainer.learning import ALONE, learn
 from tests.unit.trainer.shop import chain_clicks
@@ -233,14 +234,14 @@ def _that_knows_the_chain(events: Histories) -> Network:
     return fitted.eval()
 
 
-@pytest.mark.parametrize("ways", [("lean",), ("int8",), ("fp16",)])
-def test_the_job_loads_what_was_put_in_place(
+@pytest.mark.parametrize("ways", [("lean",), ("int8",), ("fp16",), ("pruned", "int8"), ("shared",)])
+def test_the_job_tries_and_loads_what_was_put_in_place(
     put: Callable[..., dict[str, float]], folder: Path, ways: tuple[str, ...]
 ) -> None:
     receipt = put(*ways)
     release = seal(folder, folder.parent, "20260101-000000", None, {}, {}, receipt)
     said = ModelRelease(release.manifest.version, release.folder.as_uri(), release.manifest_sha256, published_at=1)
-    model = load(said, ["CPUExecutionProvider"], 1)
+    model = load(said, ["CPUExecutionProvider"], 1, sys.executable)
     assert model.vocabulary.size == len(ITEM_IDS)
     assert model.manifest.receipt == receipt
     shown = receipts_table([release.manifest])

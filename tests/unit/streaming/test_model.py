@@ -1,9 +1,7 @@
 """A release is served only if it is whole, the announced one, and answers as its trainer saw it."""
 
 import os
-import threading
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -20,8 +18,7 @@ from schemas.features import COUNTER_NAMES, Inputs
 from schemas.ids import hash_ids
 from schemas.release import FILES, MANIFEST, ModelRelease, digest_of
 from schemas.user_state import HISTORY
-from streaming import model_slot
-from streaming.model_slot import BATCH_SIZES, Model, ModelSlot, load, scorer_threads
+from streaming.model import BATCH_SIZES, load, scorer_threads
 from tests.releases import base_scores, make_graph, make_release, make_warmup
 
 CPU = ["CPUExecutionProvider"]
@@ -264,131 +261,6 @@ def test_scores_may_differ_in_their_last_digits(tmp_path: Path) -> None:
 def test_the_items_may_end_without_a_line_feed(tmp_path: Path) -> None:
     release = make_release(tmp_path, ITEMS, FAVOURITES, items="\n".join(ITEMS).encode())
     assert load(release, CPU, 1).vocabulary.ids == ITEMS
-
-
-# ── the slot ────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def slot() -> Iterator[ModelSlot]:
-    slot = ModelSlot(CPU, 1)
-    yield slot
-    slot.close()
-
-
-def version(model: Model | None) -> str | None:
-    return model.manifest.version if model is not None else None
-
-
-def test_a_model_goes_into_service_when_it_is_taken(slot: ModelSlot, tmp_path: Path) -> None:
-    assert slot.take() == (None, False)
-    assert slot.offer(make_release(tmp_path, ITEMS, FAVOURITES, "20260101-000001")).result(60) is True
-    assert slot.current is None
-    model, swapped = slot.take()
-    assert (version(model), swapped) == ("20260101-000001", True)
-    assert slot.take() == (model, False)
-    assert slot.current is model
-
-
-def test_a_refused_release_leaves_the_model_in_service(slot: ModelSlot, tmp_path: Path) -> None:
-    slot.offer(make_release(tmp_path / "a", ITEMS, FAVOURITES, "20260101-000001")).result(60)
-    model, _ = slot.take()
-    bad = make_release(tmp_path / "b", ITEMS, FAVOURITES, "20260101-000002", model=b"hello")
-    assert slot.offer(bad).result(60) is False
-    assert slot.take() == (model, False)
-    release, error = slot.refused.get_nowait()
-    assert release == bad
-    assert "model.onnx of release 20260101-000002" in str(error)
-    assert slot.refused.empty()
-    assert slot.offer(make_release(tmp_path / "c", ITEMS, FAVOURITES, "20260101-000003")).result(60) is True
-    assert version(slot.take()[0]) == "20260101-000003"
-
-
-def test_a_roll_back_to_the_model_before_waits_for_nothing(
-    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, third = (make_release(tmp_path / f"{n}", ITEMS, FAVOURITES, f"20260101-00000{n}") for n in range(3))
-    loaded: list[str] = []
-
-    def noted(release: ModelRelease, providers: list[str], threads: int) -> Model:
-        loaded.append(release.version)
-        return load(release, providers, threads)
-
-    monkeypatch.setattr(model_slot, "load", noted)
-
-    def serve(release: ModelRelease) -> tuple[str | None, bool]:
-        assert slot.offer(release).result(60) is True
-        model, swapped = slot.take()
-        return version(model), swapped
-
-    assert [serve(release) for release in (first, second)] == [(first.version, True), (second.version, True)]
-    (tmp_path / "0" / "model.onnx").unlink()
-    assert serve(first) == (first.version, True)
-    assert serve(second) == (second.version, True)  # and forth again
-    assert serve(second) == (second.version, False)  # said twice
-    assert loaded == [first.version, second.version]
-    assert serve(third) == (third.version, True)
-    assert serve(second) == (second.version, True)
-    assert slot.offer(first).result(60) is False  # let go since, and its folder is not whole any more
-
-
-def test_while_a_release_loads_only_the_model_in_service_is_kept(
-    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    releases = [make_release(tmp_path / f"{n}", ITEMS, FAVOURITES, f"20260101-00000{n}") for n in range(3)]
-    alive: list[int] = []
-    kept: list[weakref.ref[Model]] = []
-
-    def counted(release: ModelRelease, providers: list[str], threads: int) -> Model:
-        alive.append(sum(model() is not None for model in kept))
-        model = load(release, providers, threads)
-        kept.append(weakref.ref(model))
-        return model
-
-    monkeypatch.setattr(model_slot, "load", counted)
-    for release in releases:
-        slot.offer(release).result(60)
-        slot.take()
-    assert alive == [0, 1, 1]
-
-
-def test_whatever_goes_wrong_while_loading_is_a_refusal(
-    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> Model:
-        raise MemoryError("no room\nat all")
-
-    monkeypatch.setattr(model_slot, "load", fail)
-    release = make_release(tmp_path, ITEMS, FAVOURITES)
-    assert slot.offer(release).result(60) is False
-    offered, error = slot.refused.get_nowait()
-    assert offered == release
-    assert isinstance(error, ModelRefused)
-    assert "MemoryError: no room" in str(error)
-
-
-def test_of_several_offers_the_newest_is_served_and_those_between_are_not_loaded(
-    slot: ModelSlot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, go_on = threading.Event(), threading.Event()
-    loaded: list[str] = []
-
-    def slowly(release: ModelRelease, providers: list[str], threads: int) -> Model:
-        loaded.append(release.version)
-        begun.set()
-        assert go_on.wait(60)
-        return load(release, providers, threads)
-
-    monkeypatch.setattr(model_slot, "load", slowly)
-    names = [f"20260101-00000{n}" for n in range(3)]
-    first = slot.offer(make_release(tmp_path / "0", ITEMS, FAVOURITES, names[0]))
-    assert begun.wait(60)
-    offers = [slot.offer(make_release(tmp_path / n[-1], ITEMS, FAVOURITES, n)) for n in names[1:]]
-    go_on.set()
-    assert [first.result(60), *(offer.result(60) for offer in offers)] == [True, True, False]
-    assert loaded == [names[0], names[2]]
-    assert version(slot.take()[0]) == names[2]
-    assert slot.refused.empty()
 
 
 @pytest.mark.parametrize(

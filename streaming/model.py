@@ -1,46 +1,26 @@
-"""The model in service, and the next one on its way: fetched, checked and warmed beside it, then swapped in.
+"""A model, from a release's folder: fetched, checked, tried in a process of its own, and warmed. Or refused.
 
-    1. `offer` hands an announced release to the loader thread
-    2. the loader fetches the folder, checks every digest, builds the session, compares the warm-up's outputs, runs
-       every batch size once
-    3. `take`, called between two micro-batches, puts the loaded model in service
-A release that fails on the way is refused with its reason; the model in service stays.
-The model that served before is kept, so that a roll-back to it waits for nothing, whatever its size. It is let go when
-another release begins to load: two models at once are what the machine must have room for.
 ONNX Runtime deadlocks when it is imported or called in a task thread of Flink (its bindings ask for the interpreter's
 lock in a way the embedded interpreter cannot grant), so this module is used from Python's own threads alone.
 """
 
 import os
-import queue
 import time
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
 from schemas.features import Inputs, Vocabulary
-from schemas.release import (
-    FILES,
-    ITEMS,
-    MANIFEST,
-    MODEL,
-    OUTPUT_INDEX,
-    OUTPUT_SCORE,
-    WARMUP,
-    Manifest,
-    ModelRelease,
-    check_file,
-    open_manifest,
-)
+from schemas.ids import hash_ids
+from schemas.release import ITEMS, MODEL, OUTPUT_INDEX, OUTPUT_SCORE, WARMUP, Manifest, ModelRelease
+from streaming.fetch import fetch
+from streaming.rehearsal import rehearse
 from streaming.wire import wire_value
 
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
@@ -51,20 +31,33 @@ WARMUP_TOLERANCE = 1e-2
 CUDA = "CUDAExecutionProvider"
 GPU_DEVICE = Path("/dev/nvidiactl")
 AGAIN = "publish it again"
+# The largest batch may take this long: what the trainer's gate allows for 64 users by default, for four times as many.
+SLOWEST_S = 2.0
 Outputs = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-@dataclass
+@dataclass(eq=False)
 class Model:
-    """A model ready to score. parts: object[V + 1], each item id in the wire form of a list element of Cassandra."""
+    """A model ready to score.
+
+    By item index: parts object[V + 1], ids in the wire form of a list element of Cassandra, and hashes uint64[V + 1].
+    proven: it was the good one before. seconds: that loading it took.
+    """
 
     release: ModelRelease
     manifest: Manifest
     vocabulary: Vocabulary
     parts: NDArray[np.object_]
+    hashes: NDArray[np.uint64]
     session: Any
     provider: str
-    seconds: float
+    seconds: float = 0.0
+    proven: bool = False
+
+    @property
+    def digest(self) -> str:
+        """The digest of its manifest, which stands for all of the release."""
+        return self.release.manifest_sha256
 
     def run(self, inputs: Inputs, available: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Top items of B users: index int64[B, K], score float32[B, K], best first. B at most BATCH_SIZES[-1]."""
@@ -78,85 +71,30 @@ class Model:
         return index[:count], score[:count]
 
 
-class ModelSlot:
-    """Holds the model in service; `offer` and `take` may be called from any thread."""
+def load(
+    release: ModelRelease,
+    providers: Sequence[str],
+    threads: int,
+    python: str | None = None,
+    make_room: Callable[[], None] = lambda: None,
+) -> Model:
+    """Fetch, check and warm a release. Raises ModelRefused.
 
-    def __init__(self, providers: Sequence[str], threads: int) -> None:
-        self._providers = list(providers)
-        self._threads = threads
-        self._loader = ThreadPoolExecutor(1, "model-loader")
-        self._ready: queue.SimpleQueue[Model] = queue.SimpleQueue()
-        self._pending: deque[ModelRelease] = deque()
-        self._former: Model | None = None
-        self.current: Model | None = None
-        self.refused: queue.SimpleQueue[tuple[ModelRelease, ModelRefused]] = queue.SimpleQueue()
-
-    def offer(self, release: ModelRelease) -> "Future[bool]":
-        """Load a release beside the current model; the future says whether one became ready in this turn."""
-        self._pending.append(release)
-        return self._loader.submit(self._load_newest)
-
-    def take(self) -> tuple[Model | None, bool]:
-        """The model to score with from now on, and whether it is another one than before."""
-        swapped = False
-        while not self._ready.empty():
-            ready = self._ready.get()
-            if ready is not self.current:
-                self._former, self.current = self.current, ready
-                swapped = True
-        return self.current, swapped
-
-    def close(self) -> None:
-        """End the loader thread."""
-        self._loader.shutdown(wait=False, cancel_futures=True)
-
-    def _load_newest(self) -> bool:
-        """Load the newest announced release, and older ones only while newer ones are refused."""
-        while self._pending:
-            release = self._pending.pop()
-            older = len(self._pending)
-            if self._load(release):
-                for _ in range(older):
-                    self._pending.popleft()
-                return True
-        return False
-
-    def _load(self, release: ModelRelease) -> bool:
-        for known in (self.current, self._former):
-            # The digest stands for all that is in the folder.
-            if known is not None and known.release.manifest_sha256 == release.manifest_sha256:
-                self._ready.put(known)
-                return True
-        self._former = known = None
-        try:
-            model = load(release, self._providers, self._threads)
-        except ModelRefused as error:
-            self.refused.put((release, error))
-            return False
-        except Exception as error:  # a fault of this loader must not end the job
-            reason = ModelRefused(
-                f"release {release.version} cannot be loaded ({type(error).__name__}: {_one_line(error)})",
-                AGAIN,
-            )
-            self.refused.put((release, reason))
-            return False
-        self._ready.put(model)
-        return True
-
-
-def load(release: ModelRelease, providers: Sequence[str], threads: int) -> Model:
-    """Fetch, check and warm a release. Raises ModelRefused."""
+    python: the interpreter for a first run in a process of its own; None where there is nothing to protect.
+    make_room: called before this process takes memory for it.
+    """
     started = time.perf_counter()
-    manifest = open_manifest(_fetch(release, MANIFEST), release)
-    files = {name: _fetch(release, name) for name in FILES}
-    for name, content in files.items():
-        check_file(manifest, name, content)
+    manifest, files = fetch(release)
+    if python is not None:
+        rehearse(python, manifest, files, BATCH_SIZES[-1])
+    make_room()
     item_ids = _item_ids(files[ITEMS], manifest)
     session = _session(files[MODEL], manifest.version, providers, threads)
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""
     parts[1:] = [wire_value(item.encode()) for item in item_ids]
-    model = Model(release, manifest, Vocabulary(item_ids), parts, session, session.get_providers()[0], 0.0)
+    hashes = np.append(np.uint64(0), hash_ids(item_ids))
+    model = Model(release, manifest, Vocabulary(item_ids), parts, hashes, session, session.get_providers()[0])
     _warm_up(model, files[WARMUP])
     model.seconds = time.perf_counter() - started
     return model
@@ -168,19 +106,7 @@ def scorer_threads(asked: int, parallelism: int) -> int:
     return asked or max(1, (cores - 1) // parallelism)
 
 
-def _fetch(release: ModelRelease, name: str) -> bytes:
-    try:
-        with fsspec.open(f"{release.uri.rstrip('/')}/{name}", "rb") as file:
-            content: bytes = file.read()
-            return content
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelRefused(
-            f"{name} of release {release.version} cannot be read at {release.uri} ({error})",
-            "make the folder readable for the job's machines",
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
@@ -219,7 +145,7 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
         return onnxruntime.InferenceSession(graph, options, providers=usable or ["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over
         raise ModelRefused(
-            f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {_one_line(error)})",
+            f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {one_line(error)})",
             AGAIN,
         ) from error
 
@@ -227,24 +153,34 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
 def _warm_up(model: Model, content: bytes) -> None:
     """Compare the outputs with the trainer's and run every batch size, the largest first. Raises ModelRefused."""
     version = model.manifest.version
+    took: dict[int, float] = {}
     try:
         with np.load(BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         inputs = {name: arrays[name] for name in model.manifest.inputs if name != "available"}
         index, score = arrays[OUTPUT_INDEX], arrays[OUTPUT_SCORE]
         available = arrays.get("available", np.ones(model.vocabulary.size + 1, np.bool_))
-        for size in reversed(BATCH_SIZES):
+        for size in (BATCH_SIZES[-1], *reversed(BATCH_SIZES)):
             rows = np.arange(size) % len(index)
-            model.run({name: values[rows] for name, values in inputs.items()}, available)
+            feeds = {name: values[rows] for name, values in inputs.items()}
+            started = time.perf_counter()
+            model.run(feeds, available)
+            took[size] = time.perf_counter() - started
         rows = np.arange(min(len(index), BATCH_SIZES[-1]))
         index, score = index[rows], score[rows]
         got_index, got_score = model.run({name: values[rows] for name, values in inputs.items()}, available)
     except Exception as error:  # a damaged archive, arrays that do not fit the graph, a graph that does not run
         raise ModelRefused(
-            f"{WARMUP} of release {version} does not run ({type(error).__name__}: {_one_line(error)})",
+            f"{WARMUP} of release {version} does not run ({type(error).__name__}: {one_line(error)})",
             AGAIN,
         ) from error
     _compare(version, model.vocabulary.size, (index, score), (got_index, got_score))
+    if took[BATCH_SIZES[-1]] > SLOWEST_S:
+        raise ModelRefused(
+            f"{MODEL} of release {version} takes {took[BATCH_SIZES[-1]]:.1f} s for {BATCH_SIZES[-1]} users; "
+            f"{SLOWEST_S:g} are allowed",
+            "make it smaller (trainer.shrink)",
+        )
 
 
 def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
@@ -255,6 +191,9 @@ def _compare(version: str, items: int, expected: Outputs, got: Outputs) -> None:
     if np.isnan(got_score).any() or np.isposinf(got_score).any() or not np.isfinite(got_score).any():
         raise ModelRefused(f"{MODEL} of release {version} gives scores that are not numbers", AGAIN)
     shown = np.isfinite(got_score)
+    long = got_score[shown.sum(axis=1) > 1]
+    if len(long) and (long[:, 0] == np.where(np.isfinite(long), long, np.inf).min(axis=1)).all():
+        raise ModelRefused(f"{MODEL} of release {version} gives every item the same score", AGAIN)
     if ((got_index < 1) | (got_index > items))[shown].any():
         raise ModelRefused(f"{MODEL} of release {version} names items outside its {items}", AGAIN)
     # What is masked is no number on either side: as far below the others as a float goes, it compares.

@@ -1,0 +1,164 @@
+"""What the job is told about releases: publish, promote, roll back. Each is a new message on `model-releases`.
+
+Where trainer.signing_key is set every message is signed, with a sequence number above all before: a roll-back names an
+old release in a new message, which is how the job tells it from an old message that somebody sent again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from schemas import topics
+from schemas.avro import BadRecord
+from schemas.errors import ConfigError, ContractError, ModelRefused
+from schemas.release import MANIFEST, ModelRelease, Stage, decode_release, encode_release, open_manifest
+from schemas.roll_back import RollBack, Standing, decode_roll_back, standing
+from schemas.signing import Trust, public_bytes, read_private_key, read_trust, sign
+from trainer.broker import reader, send
+from trainer.config import DAY_MS, Settings
+from trainer.progress import say
+from trainer.publish import Release, release_folders, verify
+
+
+def announce(settings: Settings, release: Release, stage: Stage = "full", percent: int = 100) -> ModelRelease:
+    """Tell the job whom a release shall serve. Raises UnreachableError when Kafka did not take it.
+
+    Raises ModelRefused when the job has rolled it back before, ConfigError when the key cannot be used.
+    """
+    if bad := rolled_back(settings).get(release.manifest_sha256):
+        raise ModelRefused(
+            f"the job has rolled release {release.manifest.version} back ({bad.reason})", "publish another one"
+        )
+    now = int(time.time() * 1000)
+    message = ModelRelease(
+        version=release.manifest.version,
+        uri=release.folder.absolute().as_uri(),
+        manifest_sha256=release.manifest_sha256,
+        published_at=now,
+        stage=stage,
+        percent=percent,
+    )
+    topic = settings.topic(topics.MODEL_RELEASES)
+    if settings.trainer.signing_key is not None:
+        message = _signed(settings, message, topic, now)
+    offset = send(settings, topic, message.version.encode(), encode_release(message))
+    whom = {"shadow": "in shadow", "canary": f"for {percent} % of the users", "full": "for everybody"}[stage]
+    say(f"announced release {message.version} {whom} on {topic} (offset {offset})")
+    return message
+
+
+def _signed(settings: Settings, message: ModelRelease, topic: str, now: int) -> ModelRelease:
+    section = settings.trainer
+    assert section.signing_key is not None
+    last = max((before.sequence for before in announced(settings)), default=0)
+    numbered = replace(message, sequence=last + 1, expires_at=now + section.valid_days * DAY_MS)
+    return sign(numbered, topic, read_private_key(section.signing_key))
+
+
+def trust_of(settings: Settings) -> Trust:
+    """Whose messages count: those of release_keys, else the signing key's own. Raises ConfigError."""
+    key = settings.trainer.signing_key
+    trust = read_trust(settings.release_keys)
+    if key is None:
+        return trust
+    own = public_bytes(read_private_key(key))
+    if trust.keys and own not in trust.keys:
+        raise ConfigError(
+            f"trainer.signing_key = {key} belongs to none of the keys in release_keys = {settings.release_keys}",
+            "the job would refuse what it signs: add its public key, or name another",
+        )
+    return trust if trust.keys else Trust((own,))
+
+
+def announced(settings: Settings) -> list[ModelRelease]:
+    """Every release message that counts, oldest first. Raises UnreachableError, ConfigError."""
+    trust, topic = trust_of(settings), settings.topic(topics.MODEL_RELEASES)
+    with reader(settings) as source:
+        messages = source.read_all(topic)
+    decoded = [decode_release(message.value()) for message in messages]
+    return [r for r in decoded if not isinstance(r, BadRecord) and trust.refusal(r, topic) is None]
+
+
+def rolled_back(settings: Settings) -> dict[str, RollBack]:
+    """What the job took out of service by itself, by the digest of its manifest. Raises UnreachableError."""
+    with reader(settings) as source:
+        messages = source.read_all(settings.topic(topics.ROLL_BACKS))
+    decoded = [decode_roll_back(message.value()) for message in messages]
+    return {r.manifest_sha256: r for r in decoded if not isinstance(r, BadRecord)}
+
+
+def stands(settings: Settings) -> Standing:
+    """What serves, and what is on trial beside it. Raises UnreachableError."""
+    return standing(announced(settings), rolled_back(settings))
+
+
+def served(settings: Settings) -> Release | None:
+    """The release that was announced last to serve everybody, and still does; None before the first.
+
+    None too, and a line that says so, when its files are missing or damaged: then the job cannot
+    load it either, and a fit from nothing is the way out. Raises UnreachableError.
+    """
+    message = stands(settings).full
+    if message is None:
+        return None
+    try:
+        return opened(message)
+    except ModelRefused as reason:
+        say(f"the served release {message.version} is not used: {reason}")
+        return None
+
+
+def opened(message: ModelRelease) -> Release:
+    """The release that a message names, checked. Raises ModelRefused."""
+    release = verify(folder_of(message))
+    open_manifest((release.folder / MANIFEST).read_bytes(), message)
+    return release
+
+
+def folder_of(message: ModelRelease) -> Path:
+    """Where a message says that its release lies."""
+    return Path(unquote(urlparse(message.uri).path))
+
+
+def promote(settings: Settings, stage: Stage = "full", percent: int = 100) -> ModelRelease:
+    """Let what is on trial serve more users, by default all. Raises ContractError when nothing is."""
+    trial = stands(settings).trial
+    if trial is None:
+        raise ContractError(
+            "no release is in shadow or canary", "publish one with --stage; show says what was rolled back"
+        )
+    return announce(settings, opened(trial), stage, percent)
+
+
+def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelRelease:
+    """Announce a former release to everybody.
+
+    The given one; else what serves beside a trial, which ends the trial; else the parent of what serves.
+
+    Raises ContractError when there is none, ModelRefused when its files are damaged.
+    """
+    if version is None:
+        full, trial = stands(settings)
+        if full is None:
+            raise ContractError("no release was ever announced", "run a cycle first")
+        version = full.version if trial is not None else _parent(full)
+        if version is None:
+            raise ContractError(f"release {full.version} has no parent to roll back to", "name a version (see show)")
+    known = [folder.name for folder in release_folders(releases)]
+    if version not in known:
+        raise ContractError(f"there is no release {version} in {releases}", f"known: {', '.join(known) or 'none'}")
+    return announce(settings, verify(releases / version))
+
+
+def _parent(message: ModelRelease) -> str | None:
+    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it."""
+    try:
+        return open_manifest((folder_of(message) / MANIFEST).read_bytes(), message).parent
+    except (OSError, ModelRefused) as problem:
+        raise ContractError(
+            f"the manifest of release {message.version} does not say what came before it ({problem})",
+            "name a version (see show)",
+        ) from problem
