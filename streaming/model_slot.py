@@ -41,6 +41,7 @@ from schemas.release import (
     check_file,
     open_manifest,
 )
+from streaming.sturdy import CPU, Sturdy
 from streaming.wire import wire_value
 
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
@@ -153,6 +154,9 @@ def load(release: ModelRelease, providers: Sequence[str], threads: int) -> Model
         check_file(manifest, name, content)
     item_ids = _item_ids(files[ITEMS], manifest)
     session = _session(files[MODEL], manifest.version, providers, threads)
+    session = Sturdy(
+        session, lambda: _session(_fetch(release, MODEL), manifest.version, [CPU], threads), manifest.top_k
+    )
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""
     parts[1:] = [wire_value(item.encode()) for item in item_ids]

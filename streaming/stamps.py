@@ -1,13 +1,13 @@
 """stamps: the write time of a row follows from the events it knows, not from the clock that writes it.
 
-A user's row is stamped with the place of the user's newest event in the user's own sequence: the time at which the event
-was produced, or one STEP after the event before it, whichever is later. So the same events bear the same stamps, whoever
+A user's row is stamped with the place of the user's newest event in the user's own sequence: the time at which it was
+produced, or one STEP after the event before it, whichever is later. So the same events bear the same stamps, whoever
 processes them, however often and in whatever micro-batches. Cassandra keeps the row of the highest stamp, hence
     what a restarted job writes again, older than what is there, loses until it has caught up: no row goes back;
     a worker that was thought dead and writes late loses against the one that took its place and has gone further;
     a second job, or a machine whose clock is wrong, changes nothing.
-Cassandra would mix two rows of one and the same stamp, cell by cell. Two attempts at the same events may differ (a model
-came in between), so each attempt adds a tag of its own, smaller than a STEP.
+Cassandra would mix two rows of one and the same stamp, cell by cell. Two attempts at the same events may differ (a
+model came in between), so each attempt adds a tag of its own, smaller than a STEP.
 """
 
 import time

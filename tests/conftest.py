@@ -14,9 +14,9 @@ from tests.harness import RunningJob
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka and Cassandra; FRESHREC_TEST_STATE keeps the folder for a look afterwards."""
+    """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards."""
     with tempfile.TemporaryDirectory(prefix="freshrec-test-") as folder:
-        state = Path(os.environ.get("FRESHREC_TEST_STATE", folder))
+        state = Path(os.environ.get("KEEP_TEST_STATE", folder))
         stack = Stack.create(load_local_settings(state=state), free_ports=True)
         try:
             stack.start_servers(print)

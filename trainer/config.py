@@ -54,6 +54,7 @@ class TrainerSection(Section):
     shrink: how what is published is made smaller and faster than what is learned (see ways.py), such as "int8" or
     "pruned,int8"; "none" = not at all. shrink_loss: the share of its NDCG that this may cost; else the full model is
     published.
+    keep_releases: so many of the newest stay on disk, beside those that are in use.
     """
 
     data: Path = Path(".freshrec/trainer")
@@ -76,6 +77,7 @@ class TrainerSection(Section):
     # Costs nothing: the same answers, with less work.
     shrink: str = "lean"
     shrink_loss: float = Field(0.01, ge=0.0, lt=1.0)
+    keep_releases: int = Field(10, ge=2)
 
 
 class Settings(CommonSettings):
@@ -114,6 +116,7 @@ class Plan:
     idle_days: int = 365
     shrink: tuple[str, ...] = ()
     shrink_loss: float = 0.01
+    keep_releases: int = 10
 
     def network(self, items: int, text: int) -> NetworkConfig:
         """Sizes of a first network; text: width of the text vectors, 0 = none."""
@@ -169,6 +172,7 @@ def plan(settings: Settings) -> Plan:
         idle_days=section.idle_days,
         shrink=ways_of(section.shrink),
         shrink_loss=section.shrink_loss,
+        keep_releases=section.keep_releases,
     )
 
 

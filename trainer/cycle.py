@@ -18,11 +18,12 @@ from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
 from trainer.judge import judge
+from trainer.keep import prune
 from trainer.material import Material, gather
 from trainer.network import Network
 from trainer.processes import Processes
 from trainer.progress import say
-from trainer.publish import Release, announce, building_folder, new_version, seal, served
+from trainer.publish import Release, announce, announced, building_folder, new_version, seal, served
 from trainer.resume import resume
 from trainer.sequences import next_items
 from trainer.shrink import Full, narrowed, shrunk_or_full
@@ -122,6 +123,7 @@ def _finish(
     release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on(), receipt)
     announce(settings, release)
     mark_seen(settings, plan.data)
+    prune(plan, announced(settings))
     return release
 
 

@@ -1,6 +1,7 @@
 """A row's stamp follows from the user's events alone: whoever processes them, and in whatever pieces."""
 
 import random
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ def test_the_same_events_bear_the_same_stamps_in_whatever_pieces_they_come() -> 
     events = [(chance.randrange(5), NOW_MS + chance.randrange(20) - 10) for _ in range(400)]
     for _ in range(50):
         cuts = sorted({0, 400, *(chance.randrange(1, 400) for _ in range(chance.randrange(40)))})
-        pieces = [events[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        pieces = [events[a:b] for a, b in pairwise(cuts)]
         assert (stamped(pieces, 5, 7)[-1] == stamped([events], 5, 7)[-1]).all()
 
 
