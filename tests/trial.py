@@ -118,13 +118,18 @@ class Trial:
         self._current_since = float("inf")
         self._errors: list[BaseException] = []
         self.reader = Reader(job, sorted({click.user_id for click in self._clicks}))
-        self._threads = [threading.Thread(target=self._feed), threading.Thread(target=self._watch)]
+        self._threads = [threading.Thread(target=act, daemon=True) for act in (self._feed, self._watch)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         time.sleep(BEFORE_S)
-        self.job.eventually("rows are current before the fault", lambda: time.monotonic() > self._current_since)
+        try:
+            self.job.eventually("rows are current before the fault", lambda: time.monotonic() > self._current_since)
+        except BaseException:
+            self._ending.set()
+            self._settled.set()
+            raise
         self._before = _attempt(self.job)
         self._sent_before = len(self._sent)
         return self

@@ -1,10 +1,6 @@
-"""Checkpoints are damaged or cannot be written: the job goes on from what is whole, and says what it reads again."""
+"""The newest checkpoint is damaged: the job goes on from the one before, and says what it reads again."""
 
-import contextlib
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +8,6 @@ import pytest
 from deploy.local.flink import newest_checkpoint
 from tests.harness import RunningJob
 from tests.trial import Trial
-
-# What the state of these tests needs is some hundred KiB.
-SMALL = "4m"
 
 
 def damaged(job: RunningJob, harm: Callable[[Path], None]) -> str:
@@ -44,46 +37,12 @@ def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(job: RunningJ
 @pytest.mark.long
 def test_a_newest_checkpoint_that_lacks_a_file_gives_way_to_the_one_before(job: RunningJob) -> None:
     def harm(checkpoint: Path) -> None:
-        next(file for file in checkpoint.iterdir() if file.name != "_metadata").unlink()
+        before = newest_checkpoint(job.stack.state / "flink" / "checkpoints", skip=[checkpoint])
+        assert before is not None
+        own, older = ((folder / "_metadata").read_bytes() for folder in (checkpoint, before))
+        files = [*checkpoint.iterdir(), *(checkpoint.parent / "shared").iterdir()]
+        names = [file for file in files if file.name.encode() in own and file.name.encode() not in older]
+        names[0].unlink()
 
     with Trial(job, "a file of the newest checkpoint missing"):
         assert "is missing" in damaged(job, harm)
-
-
-@pytest.fixture
-def small_disk(job: RunningJob) -> Iterator[Path]:
-    """The folder of checkpoints on a disk of its own, of SMALL."""
-    folder = job.stack.state / "flink" / "checkpoints"
-    job.halt()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs", str(folder)], capture_output=True)
-    if done.returncode != 0:
-        job.resume()
-        pytest.skip("a small disk can only be mounted by root")
-    try:
-        job.start(FRESHREC_STREAMING__START_EMPTY="true")
-        yield folder
-    finally:
-        job.halt()
-        subprocess.run(["umount", str(folder)], check=True)
-        job.start(FRESHREC_STREAMING__START_EMPTY="true")
-
-
-@pytest.mark.long
-def test_a_full_disk_for_checkpoints_stops_no_row_and_heals_with_room(job: RunningJob, small_disk: Path) -> None:
-    rest = job.stack.rest
-
-    def newest() -> int:
-        checkpoint = rest.checkpoint(rest.jobs()[-1].id)
-        return checkpoint.number if checkpoint else 0
-
-    job.eventually("there is a checkpoint", lambda: newest() > 0)
-    with Trial(job, "disk of checkpoints full for 20 s"):
-        filler = small_disk / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:  # until no space is left
-            while True:
-                file.write(bytes(4096))
-        assert shutil.disk_usage(small_disk).free < 4096
-        time.sleep(20)
-        filler.unlink()
-        before = newest()
-    job.eventually("checkpoints are made again", lambda: newest() > before, patience_s=30)
