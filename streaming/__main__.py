@@ -108,7 +108,7 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
     held = spans(settings, settings.event_topics)
     require_no_gap(gaps(positions, held))
     behind = sum(held[place][1] - position for place, position in positions.items())
-    yield "position", f"Kafka holds all that comes next; {behind} events lie behind the newest checkpoint"
+    yield "position", f"Kafka holds all that comes next; {behind} events lie behind what the job last told Kafka"
     session = connect(settings)
     try:
         check_tables(session, settings.keyspace)

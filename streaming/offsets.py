@@ -20,7 +20,7 @@ def spans(settings: Settings, topics: list[str]) -> dict[Partition, tuple[int, i
 
 
 def committed(settings: Settings) -> dict[Partition, int]:
-    """The next offset of each partition of events, as of the job's newest checkpoint. Raises as `spans`."""
+    """The next offset of each partition of events, as the job last told Kafka. Raises as `spans`."""
     with _consumer(settings, settings.job_name) as consumer:
         places = [TopicPartition(*place) for place in _partitions(consumer, settings.event_topics)]
         found = consumer.committed(places, timeout=ANSWER_S)

@@ -48,7 +48,8 @@ def test_events_that_expired_unread_end_the_start_with_the_exact_gap(job: Runnin
     check = subprocess.run(
         [sys.executable, "-m", "streaming", "check"], env=job.environment, capture_output=True, text=True
     )
-    assert check.returncode == 3 and gap in check.stderr, check.stderr
+    # It knows what the job last told Kafka, which may be some checkpoints old; the start knows its checkpoint.
+    assert check.returncode == 3 and f"to {first + len(lost) - 1} are gone" in check.stderr, check.stderr
     job.halt()
     # Told to, it goes on with what is there.
     began = time.monotonic()
