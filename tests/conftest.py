@@ -31,6 +31,9 @@ def start_job(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Callable
     jobs: list[RunningJob] = []
 
     def start(**env: str) -> RunningJob:
+        # A cluster runs one job: what another test left running ends.
+        stack.supervisor.stop()
+        stack.stop_flink()
         job = RunningJob(stack, Path(request.node.name).stem, env)
         jobs.append(job)
         job.start()

@@ -40,7 +40,7 @@ def job(
     job = start_job()
     job.serve(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))
     yield job
-    job.halt()
+    job.halt()  # its files are open
 
 
 @pytest.mark.long
