@@ -39,6 +39,7 @@ def test_cassandra_killed_amid_batches_loses_nothing(job: RunningJob) -> None:
         job.stack.wait("cassandra")
 
 
+@pytest.mark.long
 def test_lost_answers_are_asked_for_again(job: RunningJob, proxy: Proxy) -> None:
     with Trial(job, "Cassandra's answers lost for 8 s, then the connections"):
         proxy.silent = True

@@ -17,6 +17,7 @@ from tests.trial import Trial
 PAST_HEARTBEAT_S = 20.0
 
 
+@pytest.mark.long
 def test_a_second_job_says_so_and_stops_and_rows_stay_right(job: RunningJob, tmp_path: Path) -> None:
     second = Stack.create(load_local_settings(state=tmp_path), free_ports=True)
     servers = {**job.stack.environment, "FRESHREC_NAMESPACE": job.namespace}

@@ -21,6 +21,7 @@ AT_REST_S = 5.0
 PARTITION = 1
 
 
+@pytest.mark.long
 def test_kafka_killed_loses_nothing(job: RunningJob) -> None:
     with Trial(job, "Kafka killed (kill -9)"):
         job.stack.kill("kafka")
@@ -33,6 +34,7 @@ def test_kafka_stopped_for_a_while_loses_nothing(job: RunningJob) -> None:
         job.stack.restart("kafka", down_s=40)
 
 
+@pytest.mark.long
 def test_events_that_expired_unread_end_the_start_with_the_exact_gap(job: RunningJob) -> None:
     read, lost, later = of_one_user("read", "lost", "later")
     produce(job, read)
@@ -60,6 +62,7 @@ def test_events_that_expired_unread_end_the_start_with_the_exact_gap(job: Runnin
     job.resume()
 
 
+@pytest.mark.long
 def test_events_that_expire_while_the_job_runs_fail_it_and_are_not_skipped(job: RunningJob) -> None:
     """The job stands still behind a stopped Cassandra while Kafka drops what it has not read."""
     flood = make_clicks("flood", 60_000, users=200)

@@ -26,6 +26,7 @@ def clicks_of(seed: str, users: Iterable[str], amount: int) -> Iterator[Click]:
         yield Click(f"{seed}-{number}", user, choose.choice(ITEM_IDS), when, choose.choice(ACTIONS))
 
 
+@pytest.mark.long
 def test_a_user_who_makes_half_of_all_events_harms_nobody(job: RunningJob) -> None:
     """The oracle judges the busy user's 50 last events and all counters, too."""
     users = (f"half-{number // 2 % 100}" if number % 2 else "half-busy" for number in count())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
 from schemas.click import ACTIONS
@@ -44,6 +45,7 @@ def poisoned_graph() -> bytes:
     return content
 
 
+@pytest.mark.long
 def test_a_user_on_whom_the_model_fails_gets_the_trending_list_and_nobody_else_notices(
     job: RunningJob, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ def test_kill_9_of_the_taskmanager_loses_nothing(job: RunningJob) -> None:
         job.stack.kill("taskmanager-1")
 
 
+@pytest.mark.long
 def test_kill_9_of_the_jobmanager_loses_nothing(job: RunningJob) -> None:
     with Trial(job, "kill -9 of the JobManager"):
         job.stack.kill("jobmanager")
@@ -33,6 +34,7 @@ def test_kill_9_of_everything_and_a_start_go_on_from_the_newest_checkpoint(job: 
     assert "resume: going on from" in job.stack.server("jobmanager").process.log_file.read_text()
 
 
+@pytest.mark.long
 def test_a_start_without_a_checkpoint_is_refused_while_there_are_rows_unless_told(job: RunningJob) -> None:
     clicks = make_clicks("anew", 400, users=20)
     job.click(clicks)
@@ -47,6 +49,7 @@ def test_a_start_without_a_checkpoint_is_refused_while_there_are_rows_unless_tol
     job.agree(told(clicks), FIRST)
 
 
+@pytest.mark.long
 def test_events_sent_while_the_job_is_down_are_all_taken_up(job: RunningJob) -> None:
     clicks = make_clicks("down", 800, users=10)
     job.click(clicks[:400])
