@@ -44,7 +44,7 @@ class Outcome:
     """What became of a fault."""
 
     fault: str
-    recovery_s: float = float("nan")
+    recovery_s: float | None = None
     replayed: int = 0
     verdict: str = "not finished"
 

@@ -27,7 +27,7 @@ def table() -> Iterator[None]:
     show(
         "faults",
         ["fault", "current again after s", "events read again", "verdict"],
-        [(o.fault, o.recovery_s, o.replayed, o.verdict) for o in OUTCOMES],
+        [(o.fault, "" if o.recovery_s is None else o.recovery_s, o.replayed, o.verdict) for o in OUTCOMES],
     )
     if os.environ.get(KEEP):
         file = RESULTS / "faults.json"
