@@ -30,7 +30,7 @@ USERS = 200
 LAG_S = 1.5
 RECOVERY_S = 60.0
 # At least one checkpoint lies before the fault. After it all must be well for so long: what a fault does may show late.
-BEFORE_S, STEADY_S = 4.0, 5.0
+BEFORE_S, STEADY_S = 3.0, 4.0
 # Clicks for so long are made beforehand; a fault that lasts longer than that is none of ours.
 LONGEST_S = 200
 POLL_S = 0.2
