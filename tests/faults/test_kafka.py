@@ -58,6 +58,7 @@ def test_events_that_expired_unread_end_the_start_with_the_exact_gap(job: Runnin
     job.resume(FRESHREC_STREAMING__ACCEPT_GAP="true")
     job.agree(told([*read, *later]), FIRST)
     note("events expired unread: refused with the exact gap, then accepted", time.monotonic() - began)
+    time.sleep(AT_REST_S)  # from the next checkpoint on the gap lies behind
     job.halt()
     job.resume()
 
