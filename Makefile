@@ -11,6 +11,7 @@ help:
 	@echo 'make status   what runs, and where to look'
 	@echo 'make down     stop it; the data stays (python -m deploy.local down --wipe removes it)'
 	@echo 'make test     style, types, and every test on real servers of its own'
+	@echo 'make faults   every fault on real servers: processes, disks, networks, clocks; a table (half an hour)'
 	@echo 'make check    style and types'
 	@echo 'make bench    every benchmark beside its peers, on real servers of its own: tables, JSON, plots'
 	@echo 'make bench-quick  the main ones, in some minutes'
@@ -31,7 +32,10 @@ demo up status down: $(READY)
 	@$(RUN) -m deploy.local $@
 
 test: check
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -m 'not long'
+
+faults: $(READY)
+	@KEEP_FAULT_TABLE=yes $(RUN) -m pytest tests/faults
 
 check: $(READY)
 	@$(RUN) -m ruff check .
@@ -44,4 +48,4 @@ bench: $(READY)
 bench-quick: $(READY)
 	@$(RUN) -m tests.bench all --quick
 
-.PHONY: help demo up status down test check bench bench-quick
+.PHONY: help demo up status down test faults check bench bench-quick

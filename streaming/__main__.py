@@ -23,6 +23,7 @@ from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES
 from streaming.config import Settings
 from streaming.look import look_at
 from streaming.model import load, scorer_threads
+from streaming.offsets import committed, gaps, require_no_gap, spans
 from streaming.table import check_tables, connect
 from streaming.topic import catalogue, messages, served_release
 
@@ -152,6 +153,11 @@ def _checks(settings: Settings) -> Iterator[tuple[str, str]]:
     for name in (CLICKS, ITEMS, ERASURES, MODEL_RELEASES, ROLL_BACKS, DEAD_LETTERS):
         first: Any = next(messages(settings, settings.topic(name)), None)
         yield f"topic {settings.topic(name)}", "has messages" if first is not None else "is empty"
+    positions = committed(settings)
+    held = spans(settings, settings.event_topics)
+    require_no_gap(gaps(positions, held))
+    behind = sum(held[place][1] - position for place, position in positions.items())
+    yield "position", f"Kafka holds all that comes next; {behind} events lie behind what the job last told Kafka"
     session = connect(settings)
     try:
         check_tables(session, settings.keyspace)

@@ -53,6 +53,13 @@ class StreamingSection(Section):
         description="A new model whose lists have less of their first ten places in common with the served one's goes.",
     )
     scorer_threads: int = Field(0, ge=0, description="Threads of one CPU scorer; 0: the cores left by Flink's tasks.")
+    start_empty: bool = Field(
+        False, description="Begin without a checkpoint although there are rows: everything is counted again from Kafka."
+    )
+    accept_gap: bool = Field(
+        False,
+        description="Go on although Kafka has lost events that were not read yet; without it the start is refused.",
+    )
 
     @model_validator(mode="after")
     def _within_the_shards(self) -> "StreamingSection":
@@ -108,6 +115,11 @@ class Settings(CommonSettings):
     def job_name(self) -> str:
         """The job's name in Flink."""
         return f"freshrec-{self.namespace}" if self.namespace else "freshrec"
+
+    @property
+    def control_group(self) -> str:
+        """The Kafka group that reads the control topics; events are read under the job's name."""
+        return f"{self.job_name}-control"
 
     def describe(self) -> list[str]:
         """The dials and what follows from them, one a line, for the start of the log."""

@@ -27,6 +27,7 @@ from streaming.config import job_version
 from streaming.dead_letter import letters
 from streaming.metrics import Metrics
 from streaming.registry import registry
+from streaming.stamps import attempt_tag, delete_stamp, next_stamps
 from streaming.users import Users
 
 # (a key that is the same for all, (newest event time ms, [(hour, item id, count), …]))
@@ -66,6 +67,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         self._users = Users(
             runtime_context.get_map_state(MapStateDescriptor("users", Types.STRING(), Types.PICKLED_BYTE_ARRAY()))
         )
+        self._tag = attempt_tag()
         self._version = job_version()
         self._registry = registry(self._registry_url)
         self._metrics = Metrics(runtime_context, "features").declare(
@@ -88,15 +90,14 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
         """One micro-batch in, one `Updated` out, with dead letters and popularity beside it."""
         started = time.perf_counter()
-        now_us = time.time_ns() // 1000
         records = records_of(value)
-        clicks, erasures, bad = self._decode(records, now_us // 1000)
+        clicks, erasures, bad = self._decode(records, int(time.time() * 1000))
         read = len(clicks)
         if erasures:
             clicks = _without_forgotten(clicks, erasures)
         decoded = time.perf_counter()
         yield from letters(records, self._topics, bad, self._version)
-        erased = self._forget(erasures, now_us)
+        erased = self._forget(erasures, records)
         self._metrics.add(
             records=len(records.keys),
             batches=1,
@@ -110,7 +111,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             if erased:
                 yield Updated([], [], list(erased.items()), np.zeros(0, np.int64))
             return
-        updated, fresh = self._update(clicks, records, erased, now_us)
+        updated, fresh = self._update(clicks, records, erased)
         if len(fresh):
             yield POPULARITY, Row(0, _popularity(fresh))
         if updated.user_ids or updated.erased:
@@ -137,22 +138,23 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
                     erasures[user] = place
         return clicks, erasures, bad
 
-    def _forget(self, erasures: dict[str, int], now_us: int) -> dict[str, int]:
+    def _forget(self, erasures: dict[str, int], batch: Records) -> dict[str, int]:
         """Drop the state of erased users; returns the write time of each one's delete."""
         erased = {}
-        for user, record in zip(erasures, self._users.read(list(erasures)), strict=True):
+        for (user, place), record in zip(erasures.items(), self._users.read(list(erasures)), strict=True):
             last = int(load_states([record])["last_write"][0]) if record is not None else 0
-            erased[user] = max(last + 1, now_us)
+            erased[user] = delete_stamp(last, batch.times[place], self._tag)
             self._users.forget(user)
         return erased
 
-    def _update(self, clicks: Clicks, batch: Records, erased: dict[str, int], now_us: int) -> tuple[Updated, Clicks]:
+    def _update(self, clicks: Clicks, batch: Records, erased: dict[str, int]) -> tuple[Updated, Clicks]:
         """Read, update and write the states of these clicks' users; returns also the clicks that were new."""
         started = time.perf_counter()
         _, first, user_index = np.unique(clicks.user_hash, return_index=True, return_inverse=True)
         user_ids = clicks.texts(clicks.user, first)
         kept = self._users.read(user_ids)
         got = time.perf_counter()
+        produced = np.array(batch.times, np.int64)[clicks.positions]
         fresh, late = np.ones(len(clicks), np.bool_), 0
         records: dict[str, bytes] = {}
         for start, members in _blocks(user_index, len(first)):
@@ -161,28 +163,29 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             for index, user in enumerate(users if erased else ()):
                 if user in erased:
                     states["last_write"][index] = erased[user]
-            applied = apply_events(states, user_index[members] - start, clicks.select(members))
+            owners = user_index[members] - start
+            applied = apply_events(states, owners, clicks.select(members))
             fresh[members] = ~applied.duplicate
             late += int(applied.late.sum())
-            if applied.duplicate.any():
-                changed = np.unique(user_index[members][~applied.duplicate]) - start
+            new = ~applied.duplicate
+            states["last_write"] = next_stamps(states["last_write"], owners[new], produced[members[new]], self._tag)
+            if not new.all():
+                changed = np.unique(owners[new])
                 states, users = select(states, changed), [users[i] for i in changed.tolist()]
-            states["last_write"] = np.maximum(states["last_write"] + 1, now_us)
             records.update(zip(users, dump_states(states), strict=True))
         updated = time.perf_counter()
         self._users.write(records)
         done = time.perf_counter()
-        new = clicks if fresh.all() else clicks.select(fresh)
+        accepted = clicks if fresh.all() else clicks.select(fresh)
         self._metrics.add(
-            events=len(new),
-            duplicates=len(clicks) - len(new),
+            events=len(accepted),
+            duplicates=len(clicks) - len(accepted),
             late=late,
             state_us=int((got - started + done - updated) * 1e6),
             update_us=int((updated - got) * 1e6),
         )
-        produced = np.array(batch.times, np.int64)[new.positions]
         gone = [(user, when) for user, when in erased.items() if user not in records]
-        return Updated(list(records), list(records.values()), gone, produced), new
+        return Updated(list(records), list(records.values()), gone, produced[fresh]), accepted
 
 
 def _blocks(user_index: NDArray[np.int64], users: int) -> Iterable[tuple[int, NDArray[np.int64]]]:

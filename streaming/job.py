@@ -12,9 +12,10 @@ from pyflink.common import Configuration, Types
 from pyflink.datastream import StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
+from schemas.errors import run_command
 from schemas.settings import load_settings
 from schemas.signing import read_trust
-from streaming import batch, dead_letter, read
+from streaming import batch, dead_letter, lease, read, resume
 from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
@@ -28,18 +29,18 @@ from streaming.write import WriteRows, WriteTrending
 SLOW_MS = 100
 
 
-def build(settings: Settings) -> StreamExecutionEnvironment:
-    """The job's graph, ready to be executed."""
+def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionEnvironment:
+    """The job's graph, ready to be executed, from a checkpoint or without one."""
     dials = settings.streaming
-    environment = StreamExecutionEnvironment.get_execution_environment(_configuration())
+    environment = StreamExecutionEnvironment.get_execution_environment(_configuration(checkpoint))
     environment.set_parallelism(dials.parallelism)
     environment.set_max_parallelism(batch.MAX_PARALLELISM)
     environment.set_buffer_timeout(SLOW_MS)
     tables = StreamTableEnvironment.create(environment)
-    kafka, group = settings.kafka.bootstrap, settings.job_name
+    kafka, lossy = settings.kafka.bootstrap, dials.accept_gap
 
-    read.declare(tables, read.EVENTS, kafka, settings.event_topics, group)
-    read.declare(tables, read.CONTROL, kafka, settings.control_topics, f"{group}-control")
+    read.declare(tables, read.EVENTS, kafka, settings.event_topics, settings.job_name, lossy)
+    read.declare(tables, read.CONTROL, kafka, settings.control_topics, settings.control_group, lossy)
     shards = batch.balanced_keys(dials.largest_parallelism)
     events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms, dials.buffer_timeout_ms)
     messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], SLOW_MS, SLOW_MS)
@@ -95,17 +96,22 @@ def main() -> None:
     settings = load_settings(Settings)
     for line in settings.describe():
         print(line, flush=True)
-    build(settings).execute(settings.job_name)
+    cluster = resume.cluster_configuration()
+    with lease.sole(settings, cluster):
+        checkpoint = resume.settle(settings, cluster)
+        build(settings, checkpoint).execute(settings.job_name)
 
 
-def _configuration() -> Configuration:
+def _configuration(checkpoint: str | None) -> Configuration:
     """What the job itself needs of Flink; addresses, memory and checkpoints are the cluster's."""
     configuration = Configuration()
     configuration.set_string("python.execution-mode", "thread")
     configuration.set_string("python.executable", sys.executable)
     configuration.set_string("python.client.executable", sys.executable)
+    if checkpoint is not None:
+        configuration.set_string(resume.RESTORE_PATH, checkpoint)
     return configuration
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

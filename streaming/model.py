@@ -21,6 +21,7 @@ from schemas.ids import hash_ids
 from schemas.release import ITEMS, MODEL, OUTPUT_INDEX, OUTPUT_SCORE, WARMUP, Manifest, ModelRelease
 from streaming.fetch import fetch
 from streaming.rehearsal import rehearse
+from streaming.sturdy import CPU, Sturdy
 from streaming.wire import wire_value
 
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
@@ -90,6 +91,9 @@ def load(
     make_room()
     item_ids = _item_ids(files[ITEMS], manifest)
     session = _session(files[MODEL], manifest.version, providers, threads)
+    session = Sturdy(
+        session, lambda: _session(fetch(release)[1][MODEL], manifest.version, [CPU], threads), manifest.top_k
+    )
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""
     parts[1:] = [wire_value(item.encode()) for item in item_ids]

@@ -9,8 +9,13 @@ from pyflink.table import StreamTableEnvironment
 EVENTS, CONTROL = "read_events", "read_control"
 
 
-def declare(tables: StreamTableEnvironment, name: str, bootstrap: str, topics: list[str], group: str) -> None:
-    """Declare the table `name` over `topics`, read from the start or from where a checkpoint left off."""
+def declare(
+    tables: StreamTableEnvironment, name: str, bootstrap: str, topics: list[str], group: str, accept_gap: bool
+) -> None:
+    """Declare the table `name` over `topics`, read from where a checkpoint left off, else from what `group` committed.
+
+    An offset that Kafka no longer holds fails the job, unless accept_gap: then the oldest event left comes next.
+    """
     tables.execute_sql(f"""
         CREATE TEMPORARY TABLE {name} (
             key_bytes BYTES,
@@ -27,7 +32,8 @@ def declare(tables: StreamTableEnvironment, name: str, bootstrap: str, topics: l
             'properties.group.id' = '{group}',
             'properties.fetch.max.wait.ms' = '20',
             'properties.client.id.prefix' = '{group}',
-            'scan.startup.mode' = 'earliest-offset',
+            'scan.startup.mode' = 'group-offsets',
+            'properties.auto.offset.reset' = '{"earliest" if accept_gap else "none"}',
             'key.format' = 'raw',
             'key.fields' = 'key_bytes',
             'value.format' = 'raw',

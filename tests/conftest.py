@@ -27,9 +27,9 @@ settings.load_profile("unit")
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka and Cassandra; FRESHREC_TEST_STATE keeps the folder for a look afterwards."""
+    """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards."""
     with tempfile.TemporaryDirectory(prefix="freshrec-test-") as folder:
-        state = Path(os.environ.get("FRESHREC_TEST_STATE", folder))
+        state = Path(os.environ.get("KEEP_TEST_STATE", folder))
         stack = Stack.create(load_local_settings(state=state), free_ports=True)
         try:
             stack.start_servers(print)
@@ -44,6 +44,9 @@ def start_job(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Callable
     jobs: list[RunningJob] = []
 
     def start(**env: str) -> RunningJob:
+        # A cluster runs one job: what another test left running ends.
+        stack.supervisor.stop()
+        stack.stop_flink()
         job = RunningJob(stack, Path(request.node.name).stem, env)
         jobs.append(job)
         job.start()

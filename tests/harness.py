@@ -1,5 +1,6 @@
 """A running job for a test: its own topics and keyspace on real servers, and a user's ways to talk to it."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -53,6 +54,8 @@ class RunningJob:
         self.namespace = namespace
         # Releases made for tests rank everything differently, so that no row can be taken for another's.
         self._env = {"FRESHREC_NAMESPACE": namespace, "FRESHREC_STREAMING__LEAST_OVERLAP": "0", **(env or {})}
+        # For commands of the project on the same servers.
+        self.environment = {**os.environ, **stack.environment, **self._env, "PYTHONPATH": str(REPOSITORY)}
         common = stack.settings
         self.settings = CommonSettings(namespace=namespace, kafka=common.kafka, cassandra=common.cassandra)
         create_topics(self.settings, click_partitions=2)
@@ -60,20 +63,35 @@ class RunningJob:
         self.session = connect(self.settings)
         self.producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1})
 
-    def start(self) -> None:
-        """Start the job from nothing."""
+    def start(self, **env: str) -> None:
+        """Start the job from nothing; env is added to what it is given, this time only."""
         shutil.rmtree(self.stack.state / "flink" / "checkpoints", ignore_errors=True)
-        self.resume()
+        self.resume(**env)
 
-    def resume(self) -> None:
+    def resume(self, **env: str) -> None:
         """Start the job from its newest checkpoint."""
-        self.stack.start_flink(JOB, env=self._env)
+        self.stack.start_flink(JOB, env={**self._env, **env})
         self.stack.start_supervisor()
 
-    def stop(self) -> None:
-        """Stop job and cluster."""
+    def halt(self) -> None:
+        """Stop job and cluster for a while."""
         self.stack.supervisor.stop()
         self.stack.stop_flink()
+
+    def serve(self, release: ModelRelease) -> None:
+        """Announce a release and wait until rows are of it."""
+        self.publish(release)
+
+        def serves() -> bool:
+            self.click([Click(f"probe-{time.time_ns()}", "probe", "item-000", int(time.time() * 1000))])
+            row = self.row("probe")
+            return row is not None and row.model_version == release.version
+
+        self.eventually(f"release {release.version} serves", serves)
+
+    def stop(self) -> None:
+        """Stop job and cluster for good."""
+        self.halt()
         self.session.cluster.shutdown()
 
     # ── what producers do ────────────────────────────────────────────────────────────────────────
@@ -204,12 +222,16 @@ class RunningJob:
         ).one()
         if found is None:
             return None
-        ms = round((found.event_time - _EPOCH).total_seconds() * 1000)
         return Row(
             found.item_ids or [],
             found.scores or [],
             found.source,
             found.model_version,
-            ms,
+            ms_of(found.event_time),
             found.written,
         )
+
+
+def ms_of(when: datetime) -> int:
+    """A timestamp of Cassandra, which the driver gives in UTC and without saying so, as ms since 1970."""
+    return round((when - _EPOCH).total_seconds() * 1000)

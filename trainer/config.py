@@ -56,6 +56,7 @@ class TrainerSection(Section):
     published.
     signing_key: file of the private key (PEM, Ed25519) that signs what is announced; None = nothing is signed.
     valid_days: a signed message that nobody has followed by then is not followed any more.
+    keep_releases: so many of the newest stay on disk, beside those that are in use.
     """
 
     data: Path = Path(".freshrec/trainer")
@@ -81,6 +82,7 @@ class TrainerSection(Section):
     signing_key: Path | None = None
     # A job that starts from nothing must find a message that still counts; cycles send newer ones every few minutes.
     valid_days: int = Field(30, ge=1)
+    keep_releases: int = Field(10, ge=2)
 
 
 class Settings(CommonSettings):
@@ -120,6 +122,7 @@ class Plan:
     shrink: tuple[str, ...] = ()
     shrink_loss: float = 0.01
     signing_key: Path | None = None
+    keep_releases: int = 10
 
     def network(self, items: int, text: int) -> NetworkConfig:
         """Sizes of a first network; text: width of the text vectors, 0 = none."""
@@ -177,6 +180,7 @@ def plan(settings: Settings) -> Plan:
         shrink=ways_of(section.shrink),
         shrink_loss=section.shrink_loss,
         signing_key=section.signing_key,
+        keep_releases=section.keep_releases,
     )
 
 

@@ -14,11 +14,12 @@ from collections.abc import Callable
 import torch
 
 from schemas.errors import ModelRefused
-from trainer.announce import announce, served
+from trainer.announce import announce, announced, served
 from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
 from trainer.judge import judge
+from trainer.keep import prune
 from trainer.material import Material, gather
 from trainer.network import Network
 from trainer.processes import Processes
@@ -123,6 +124,7 @@ def _finish(
     release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on(), receipt)
     announce(settings, release)
     mark_seen(settings, plan.data)
+    prune(plan, announced(settings))
     return release
 
 

@@ -182,6 +182,7 @@ class TaskManager(Server):
         self._number = number
         self.name = f"taskmanager-{number}"
         self.process = Process(self.name, cluster.state)
+        self._manager = Process(JobManager.name, cluster.state)
 
     def ports(self) -> Mapping[str, int]:
         if not self._cluster.metrics:
@@ -200,7 +201,12 @@ class TaskManager(Server):
             ]
         self.process.start(argv, self._cluster.prepare())
 
+    def doomed(self) -> bool:
+        return super().doomed() or self._manager.pid is None
+
     def trouble(self) -> str | None:
+        if self._manager.pid is None:
+            return f"the JobManager has ended: {self._manager.last_words()}"
         try:
             known = self._cluster.rest.taskmanagers()
         except UnreachableError as error:

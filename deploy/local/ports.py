@@ -3,6 +3,7 @@
 import contextlib
 import random
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ HOST = "127.0.0.1"
 DEFAULT_BASE = 9000
 SPAN = 100  # ports of one stack: base … base + 99
 MAX_TASKMANAGERS = 20  # as many metrics ports lie between base + 50 and base + 69
+# A killed server with much memory holds its ports a moment longer than its number.
+DYING_S = 5.0
 # Below 10000 live well-known services, from 32768 on the system itself takes ports for outgoing
 # connections.
 FREE_BASES = range(10_000, 32_000, SPAN)
@@ -96,7 +99,10 @@ def free_base() -> int:
 
 def require_free(wanted: Mapping[str, int]) -> None:
     """Raise UnreachableError for the first taken port; `wanted` maps the purpose to the port."""
+    deadline = time.monotonic() + DYING_S
     for purpose, port in wanted.items():
+        while not is_free(port) and not _holder(port) and time.monotonic() < deadline:
+            time.sleep(0.1)
         if not is_free(port):
             raise UnreachableError(
                 f"port {port} ({purpose}) is taken{_holder(port)}",

@@ -123,7 +123,10 @@ class Process:
         if not self.log_file.exists():
             return ""
         lines = self.log_file.read_text(errors="replace").splitlines()[-200:]
-        telling = [line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line]
+        # The project's own errors say cause and remedy in a line of their own.
+        telling = [line for line in lines if line.startswith("error: ")] or [
+            line for line in lines if "ERROR" in line or "Exception" in line or "FATAL" in line
+        ]
         return (telling or lines or [""])[-1].strip()[:300]
 
     def _record(self) -> dict[str, int]:

@@ -270,6 +270,13 @@ class Stack:
             plan = self.plan
             self._plan.write(replace(plan, wanted=[name for name in plan.wanted if name not in gone], job=None))
 
+    def resize(self, taskmanagers: int, spares: int = 0) -> None:
+        """Let the next `start_flink` start so many TaskManagers. Raises ConfigError while Flink runs."""
+        with self.locked():
+            if any(isinstance(server, JobManager | TaskManager) for server in self.servers()):
+                raise ConfigError("Flink still runs", "stop it first")
+            self._plan.write(replace(self.plan, taskmanagers=taskmanagers, spares=spares))
+
     def wipe(self) -> None:
         """Remove all data of a stopped stack; the jars stay. Raises ConfigError while it runs."""
         supervisor = ["supervisor"] if self.supervisor.pid is not None else []

@@ -1,7 +1,7 @@
 """Brings back what dies: `python -m deploy.local.supervisor STATE`, started by `up`.
 
 Once a second it looks at what should run. A dead TaskManager, Kafka or Cassandra is started again;
-a dead JobManager too, with the job from its newest completed checkpoint. Its log,
+a dead JobManager too, with the job from its newest completed checkpoint. Old checkpoints go. Its log,
 `STATE/log/supervisor.log`, tells what it did.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy.local.flink import newest_checkpoint
+from deploy.local.prune import prune_checkpoints
 from deploy.local.server import Server
 from deploy.local.stack import Stack
 from schemas.errors import FreshrecError
@@ -21,6 +22,8 @@ LOOK_S = 1.0
 # A process that dies at once is tried again after 2, 4, 8, … seconds: often enough to heal, too
 # seldom to harm.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
+# Checkpoints of former lives need not go at once.
+PRUNE_S = 60.0
 # After this long alive, a death is a new accident and is answered at once.
 HEALTHY_S = 60.0
 
@@ -33,6 +36,7 @@ class Supervisor:
         self._stopping = False
         self._started: dict[str, float] = {}
         self._pause: dict[str, float] = {}
+        self._pruned = time.monotonic()
 
     def run(self) -> None:
         """Look once a second, until TERM or INT."""
@@ -44,6 +48,7 @@ class Supervisor:
                 for server in self._stack.servers():
                     if server.process.pid is None and not self._stopping:
                         self._revive(server)
+            self._prune()
             time.sleep(LOOK_S)
         say("stopped")
 
@@ -67,6 +72,12 @@ class Supervisor:
             f" from {checkpoint.parent.name}/{checkpoint.name}" if server.name == "jobmanager" and checkpoint else ""
         )
         say(f"{server.name} started again{origin}, pid {server.process.pid}")
+
+    def _prune(self) -> None:
+        if time.monotonic() - self._pruned >= PRUNE_S:
+            self._pruned = time.monotonic()
+            if count := prune_checkpoints(self._stack.state / "flink" / "checkpoints"):
+                say(f"removed {count} old checkpoints")
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stopping = True

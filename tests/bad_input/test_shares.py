@@ -14,6 +14,7 @@ from pyflink.common import Row
 from schemas.click import Click, encode_click
 from schemas.dead_letter import KEPT_BYTES, DeadLetter, decode_dead_letter
 from schemas.features import counters
+from schemas.signing import Trust
 from schemas.user_state import HISTORY, dump_states, history, load_states
 from streaming.control import Announced, Availability, Control
 from streaming.dead_letter import DEAD_LETTERS
@@ -124,7 +125,7 @@ def test_when_all_are_bad_nothing_else_comes_of_them() -> None:
 
 def test_bad_items_and_releases_leave_those_beside_them_as_they_are() -> None:
     context = Context()
-    control = Control(["model-releases", "items"], None)
+    control = Control(["model-releases", "items"], None, Trust())
     control.open(context)
     mixed: list[tuple[int, Case | None]] = []
     for kind, table in ((0, RELEASES), (1, ITEMS)):

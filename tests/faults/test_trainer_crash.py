@@ -21,6 +21,7 @@ from deploy.local.stack import Stack
 from schemas.click import Click
 from schemas.item import Item
 from tests.harness import RunningJob
+from tests.trial import note
 from trainer.announce import announced, folder_of
 from trainer.collect import stored_clicks
 from trainer.config import Settings
@@ -176,3 +177,4 @@ def test_a_trainer_killed_at_any_step_goes_on_and_shows_nothing_half_done(job: R
     assert trainer.said(f"going on from {first}"), trainer.lines
     assert Counter(stored_clicks(trainer.data)["event_id"]) == Counter(produced)
     assert trainer.run() == 0 and trainer.said("nothing to do"), trainer.lines
+    note("trainer killed (kill -9) at each of its steps")

@@ -386,18 +386,18 @@ def measured(sizes: Sizes, shapes: list[Shape], on_gpu: bool) -> tuple[dict[str,
             graph, fed = graphs[name]
             session = opened(graph, on_gpu, sizes.users if kind else 0)
             ways = runtime_ways(session, fed, sizes)
-            for label, way in ways.items():
+            for label, run in ways.items():
                 if not kind or label:
-                    way()
-                    calling[name + kind + label] = way
+                    run()
+                    calling[name + kind + label] = run
         except Exception as problem:  # what ONNX Runtime cannot run is a row less
             print(f"{name}{kind}: {type(problem).__name__}: {str(problem)[:300]}", flush=True)
     print("ONNX Runtime is there", flush=True)
 
     found = {name: Found() for name in [*on_device, *(name for name in calling if name not in on_device)]}
-    for name, way in (on_device | calling).items():
+    for name, run in (on_device | calling).items():
         if name != "product alone" and not name.startswith("whole"):
-            index = torch.as_tensor(way()[0])
+            index = torch.as_tensor(run()[0])
             found[name].kept, found[name].regret = judged(asked, index, right)
     for _ in range(ROUNDS):
         for name, way in on_device.items():

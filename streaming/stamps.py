@@ -1,0 +1,49 @@
+"""stamps: the write time of a row follows from the events it knows, not from the clock that writes it.
+
+A user's row is stamped with the place of the user's newest event in the user's own sequence: the time at which it was
+produced, or one STEP after the event before it, whichever is later. So the same events bear the same stamps, whoever
+processes them, however often and in whatever micro-batches. Cassandra keeps the row of the highest stamp, hence
+    what a restarted job writes again, older than what is there, loses until it has caught up: no row goes back;
+    a worker that was thought dead and writes late loses against the one that took its place and has gone further;
+    a second job, or a machine whose clock is wrong, changes nothing.
+Cassandra would mix two rows of one and the same stamp, cell by cell. Two attempts at the same events may differ (a
+model came in between), so each attempt adds a tag of its own, smaller than a STEP.
+"""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+# µs between two events of one user. Smaller: fewer tags. Larger: a user with more than a million / STEP events a second
+# would be ahead of time, which harms nobody but is erased late.
+STEP = 100
+
+
+def attempt_tag() -> int:
+    """The tag of an attempt that begins now: the second of its start, so that the next one has another."""
+    return int(time.time()) % STEP
+
+
+def next_stamps(
+    last: NDArray[np.int64], user_index: NDArray[np.int64], produced_ms: NDArray[np.int64], tag: int
+) -> NDArray[np.int64]:
+    """The stamps of U users after N more events: int64[U] µs; users without an event keep theirs.
+
+    last: int64[U], stamps before, of any attempt. user_index: int64[N] into them, each user's events in their order.
+    """
+    counts = np.bincount(user_index, minlength=len(last))
+    # Of n events, the one that k others follow carries the sequence to at least its own time and k STEPs.
+    reached = np.maximum(produced_ms, 0) * 1000
+    if counts.max(initial=0) > 1:
+        order = np.argsort(user_index, kind="stable")
+        following = np.repeat(np.cumsum(counts), counts) - 1 - np.arange(len(order))
+        reached[order] += following * STEP
+    base = last - last % STEP + counts * STEP
+    np.maximum.at(base, user_index, reached)
+    return np.where(counts > 0, base + tag, last)
+
+
+def delete_stamp(last: int, erased_ms: int, tag: int) -> int:
+    """The stamp of a row's deletion, µs: right after the row's own; by the erasure's time for a user nobody knows."""
+    return last - last % STEP + STEP + tag if last else erased_ms * 1000 + tag

@@ -1,0 +1,54 @@
+"""Every fault test is told of in a table; `make faults` keeps it as JSON for the README."""
+
+import json
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.local.stack import Stack
+from tests.bench.report import RESULTS, Run, show
+from tests.harness import RunningJob
+from tests.releases import make_release
+from tests.traffic import FIRST
+from tests.trial import OUTCOMES, as_rows
+
+# Set by `make faults`: the figures of a part of the tests replace their own ones only.
+KEEP = "KEEP_FAULT_TABLE"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def table() -> Iterator[None]:
+    """Prints the outcomes at the end, and keeps them where that was asked for."""
+    run = Run("faults", quick=False)
+    yield
+    if not OUTCOMES:
+        return
+    show(
+        "faults",
+        ["fault", "current again after s", "events read again", "verdict"],
+        [(o.fault, "" if o.recovery_s is None else o.recovery_s, o.replayed, o.verdict) for o in OUTCOMES],
+    )
+    if os.environ.get(KEEP):
+        file = RESULTS / "faults.json"
+        known = json.loads(file.read_text())["faults"] if file.exists() else []
+        rows = {row["fault"]: row for row in (*known, *as_rows(OUTCOMES))}
+        run.write({"faults": list(rows.values())})
+
+
+_standing: list[RunningJob] = []
+
+
+@pytest.fixture(scope="module")
+def job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
+    """A job that serves FIRST, with a supervisor that brings back what dies; modules take it over from each other."""
+    planned = stack.plan.job
+    if _standing and planned is not None and planned.env["FRESHREC_NAMESPACE"] == _standing[-1].namespace:
+        return _standing[-1]
+    stack.supervisor.stop()
+    stack.stop_flink()
+    job = RunningJob(stack, f"faults{len(_standing) + 1}")
+    _standing.append(job)
+    job.start()
+    job.serve(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))
+    return job

@@ -1,0 +1,78 @@
+"""Processes die as they like: nothing is lost, no row goes back, and what died comes back by itself."""
+
+import random
+import time
+
+import pytest
+
+from schemas.click import Click
+from schemas.errors import UnreachableError
+from tests.harness import RunningJob
+from tests.traffic import FIRST, make_clicks, told
+from tests.trial import Trial
+
+
+def test_kill_9_of_the_taskmanager_loses_nothing(job: RunningJob) -> None:
+    with Trial(job, "kill -9 of the TaskManager"):
+        job.stack.kill("taskmanager-1")
+
+
+@pytest.mark.long
+def test_kill_9_of_the_jobmanager_loses_nothing(job: RunningJob) -> None:
+    with Trial(job, "kill -9 of the JobManager"):
+        job.stack.kill("jobmanager")
+
+
+def test_kill_9_of_everything_and_a_start_go_on_from_the_newest_checkpoint(job: RunningJob) -> None:
+    with Trial(job, "kill -9 of everything at once, then `up`"):
+        job.stack.supervisor.kill()
+        for server in job.stack.servers():
+            server.process.kill()
+        assert job.stack.running() == []
+        job.stack.start_servers()
+        job.resume()
+    assert "resume: going on from" in job.stack.server("jobmanager").process.log_file.read_text()
+
+
+@pytest.mark.long
+def test_a_start_without_a_checkpoint_is_refused_while_there_are_rows_unless_told(job: RunningJob) -> None:
+    clicks = make_clicks("anew", 400, users=20)
+    job.click(clicks)
+    job.agree(told(clicks), FIRST)
+    # Told to, it counts all of Kafka again, and rows that know more than it does yet stay as they are.
+    with Trial(job, "checkpoints lost: start refused, then started empty on purpose"):
+        job.halt()
+        with pytest.raises(UnreachableError, match=r"holds rows, and there is no checkpoint.*start_empty"):
+            job.start()
+        job.halt()
+        job.start(FRESHREC_STREAMING__START_EMPTY="true")
+    job.agree(told(clicks), FIRST)
+
+
+@pytest.mark.long
+def test_events_sent_while_the_job_is_down_are_all_taken_up(job: RunningJob) -> None:
+    clicks = make_clicks("down", 800, users=10)
+    job.click(clicks[:400])
+    job.agree(told(clicks[:400]), FIRST)
+    job.halt()
+    job.click(clicks[400:])
+    job.resume()
+    job.agree(told(clicks), FIRST)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_kill_9_of_the_taskmanager_at_ten_random_points_of_a_batch_loses_nothing(job: RunningJob, part: str) -> None:
+    chance = random.Random(part)
+    rest = job.stack.rest
+    running = rest.jobs()[-1].id
+    with Trial(job, f"kill -9 of the TaskManager five times, each amid a backlog ({part} five of ten)"):
+        for number in range(5):
+            # A burst makes micro-batches of hundreds, and the blow falls while one is under way.
+            now = int(time.time() * 1000)
+            job.click([Click(f"{part}-{number}-{n}", f"burst-{n % 500}", "item-001", now) for n in range(4000)])
+            restarts = rest.restarts(running)
+            time.sleep(chance.random() * 0.5)
+            job.stack.kill("taskmanager-1")
+            job.eventually("it restarts", lambda before=restarts: rest.restarts(running) > before)  # type: ignore[misc]
+            job.eventually("it runs", lambda: job.stack.server("jobmanager").trouble() is None)
