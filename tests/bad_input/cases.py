@@ -199,7 +199,7 @@ ERASURES = {
 
 
 def _release(version: bytes = text("v"), stage: bytes = integer(2), percent: bytes = integer(100)) -> bytes:
-    return RELEASE[:10] + version + text("u") + text("d") + stage + percent + integer(1) + NULL
+    return RELEASE[:10] + version + text("u") + text("d") + stage + percent + integer(1) + NULL + integer(0) * 2
 
 
 RELEASES = {
@@ -207,7 +207,7 @@ RELEASES = {
     "nothing in it": Case(b"", "empty", "no value"),
     "a path": Case(b"/releases/v", "unknown-framing", "starts with 2f 72 65 6c;"),
     "an item": Case(ITEM, "unknown-schema", "fingerprint fa508708d7424809"),
-    "cut": Case(RELEASE[:-2], "malformed", "breaks at published_at"),
+    "cut": Case(RELEASE[:-2], "malformed", "breaks at sequence"),
     "a byte after the end": Case(RELEASE + b"\0", "malformed", "1 bytes after the record's end"),
     "stage 3": Case(_release(stage=integer(3)), "malformed", "breaks at stage"),
     "stage -1, which is not full": Case(_release(stage=integer(-1)), "malformed", "breaks at stage"),

@@ -16,12 +16,14 @@ from schemas.dead_letter import KEPT_BYTES, DeadLetter, decode_dead_letter
 from schemas.features import counters
 from schemas.signing import Trust
 from schemas.user_state import HISTORY, dump_states, history, load_states
-from streaming.control import Announced, Availability, Control
+from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS
 from tests.bad_input.cases import ERASURES, ITEM, ITEMS, RELEASE, RELEASES, Case, events
 from tests.oracle import Oracle
 from tests.traffic import make_clicks, told
-from tests.unit.streaming.test_features import CLICK, ERASURE, Context, Job, record
+from tests.unit.streaming.test_control import Gate
+from tests.unit.streaming.test_features import CLICK, ERASURE, Job, record
+from tests.unit.streaming.test_metrics import Counted
 
 Record = tuple[bytes | None, bytes | None, int]
 # Records of one micro-batch; what a window holds while the job keeps up.
@@ -36,7 +38,7 @@ def letters(out: Sequence[object]) -> list[DeadLetter]:
     return [letter for letter in found if isinstance(letter, DeadLetter)]
 
 
-def counted(context: Context, operator: str, *names: str) -> dict[str, int]:
+def counted(context: Counted, operator: str, *names: str) -> dict[str, int]:
     return {name: context.standing.get(f"{operator}_{name}", 0) for name in names}
 
 
@@ -124,9 +126,7 @@ def test_when_all_are_bad_nothing_else_comes_of_them() -> None:
 
 
 def test_bad_items_and_releases_leave_those_beside_them_as_they_are() -> None:
-    context = Context()
-    control = Control(["model-releases", "items"], None, Trust())
-    control.open(context)
+    gate = Gate(Trust())
     mixed: list[tuple[int, Case | None]] = []
     for kind, table in ((0, RELEASES), (1, ITEMS)):
         for case in table.values():
@@ -136,14 +136,14 @@ def test_bad_items_and_releases_leave_those_beside_them_as_they_are() -> None:
     keys, values = zip(*pairs, strict=True)
     kinds, count = tuple(kind for kind, _ in mixed), len(mixed)
     row = Row(keys, values, kinds, (0,) * count, tuple(range(count)), (0,) * count)
-    out = list(control.process_element(row, None))
+    out = list(gate.operator.process_element(row, None))
     found = letters(out)
     expected = [(place, case.reason) for place, (_, case) in enumerate(mixed) if case]
     assert sorted((letter.offset, letter.reason) for letter in found) == expected
     assert sum(isinstance(part, Announced) for part in out) == len(RELEASES)
     [availability] = [part for part in out if isinstance(part, Availability)]
     assert availability.available == {"a": True}
-    assert counted(context, "control", "releases", "items", "dead_letters") == {
+    assert counted(gate, "control", "releases", "items", "dead_letters") == {
         "releases": len(RELEASES),
         "items": 1,
         "dead_letters": len(expected),
