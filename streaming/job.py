@@ -108,6 +108,8 @@ def _configuration(checkpoint: str | None) -> Configuration:
     configuration.set_string("python.execution-mode", "thread")
     configuration.set_string("python.executable", sys.executable)
     configuration.set_string("python.client.executable", sys.executable)
+    # The process that holds the lease stays for as long as the job runs.
+    configuration.set_string("execution.attached", "true")
     if checkpoint is not None:
         configuration.set_string(resume.RESTORE_PATH, checkpoint)
     return configuration

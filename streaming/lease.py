@@ -60,7 +60,9 @@ def sole(settings: Settings, cluster: Mapping[str, str]) -> Iterator[None]:
         deadline = time.monotonic() + PATIENCE_S
         while me not in (members := _members(admin, group)) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        if members and min(members) != me and me in members:
+        if me not in members:
+            raise UnreachableError(f"Kafka lets nobody into group {group}", "look at the broker's log")
+        if min(members) != me:
             raise _second(group, min(members))
         yield
     finally:
