@@ -11,7 +11,7 @@ from schemas.click import ACTIONS, Click, encode_click
 from schemas.topics import CLICKS
 from tests.harness import RunningJob
 from tests.traffic import FIRST, ITEM_IDS, make_clicks, told
-from tests.trial import LONGEST_S, PER_SECOND, Trial
+from tests.trial import LONGEST_S, PER_SECOND, Trial, note
 
 HOUR_MS = 3_600_000
 TIMES_TEN_S = 20.0
@@ -67,6 +67,7 @@ def test_producers_whose_clocks_are_an_hour_off_take_no_row_back(job: RunningJob
                 seen[click.user_id] = row.event_time
     job.producer.flush()
     job.agree(told(clicks), FIRST)
+    note("producers' clocks an hour behind and an hour ahead")
 
 
 def _of_one_partition(job: RunningJob) -> Iterator[str]:

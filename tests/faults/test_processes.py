@@ -9,7 +9,7 @@ from schemas.click import Click
 from schemas.errors import UnreachableError
 from tests.harness import RunningJob
 from tests.traffic import FIRST, make_clicks, told
-from tests.trial import Trial
+from tests.trial import Trial, note
 
 
 def test_kill_9_of_the_taskmanager_loses_nothing(job: RunningJob) -> None:
@@ -56,8 +56,10 @@ def test_events_sent_while_the_job_is_down_are_all_taken_up(job: RunningJob) -> 
     job.agree(told(clicks[:400]), FIRST)
     job.halt()
     job.click(clicks[400:])
+    began = time.monotonic()
     job.resume()
     job.agree(told(clicks), FIRST)
+    note("job stopped while events go on, then started", time.monotonic() - began)
 
 
 @pytest.mark.long
