@@ -158,7 +158,8 @@ def test_a_release_passes_its_stages_and_a_bad_one_goes_by_itself(shop: Shop, tm
         shop.becomes("half of the users get the canary again", lambda rows: rows[NEXT] > 0)
         shop.trainer("promote")
         shop.becomes("all users get it", lambda rows: set(rows) == {NEXT})
-        assert job.metric("score_model_version") == int(NEXT.replace("-", ""))
+        version = int(NEXT.replace("-", ""))
+        job.eventually("metrics say so", lambda: job.metric("score_model_version") == version)
 
         topic = job.settings.topic(MODEL_RELEASES)
         old = next(m for m in messages(job.settings, topic) if m.key() == SERVED.encode())
