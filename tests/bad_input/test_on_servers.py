@@ -200,11 +200,12 @@ def test_what_the_job_still_refuses_does_not_go_round_and_round(
     registry = {"FRESHREC_KAFKA__SCHEMA_REGISTRY_URL": schema_registry[0]}
     still = outcomes(command(*replay))[("unknown-framing", "is still unknown-framing")]
     found = outcomes(command(*replay, **registry))
+    # What other tests left behind stays what it was.
+    assert found.pop(("unknown-framing", "is still unknown-framing"), 0) == still - 4
     assert found == {
         ("unknown-framing", "sent again"): 2,
         ("unknown-framing", "is of a user who was erased since"): 1,
         ("unknown-framing", "was followed by newer word of the item"): 1,
-        ("unknown-framing", "is still unknown-framing"): still - 4,
     }
     job.eventually("both are refused again, and marked", lambda: refused() == 4 + 2 + 2)
     for _ in range(2):
