@@ -225,13 +225,13 @@ OUTCOMES: list[Outcome] = []
 
 
 def _attempt(job: RunningJob) -> tuple[str, int, int, int]:
-    """What tells attempts apart: the job's id, restarts, its JobManager; and the records this attempt has read."""
+    """What tells attempts apart: the job's id, restores, its JobManager; and the records this attempt has read."""
     view = job.stack.rest.jobs()[-1]
     manager = job.stack.server("jobmanager").process.pid or 0
     try:
         job.metric("features_records")
         time.sleep(METRICS_S)  # Flink gives what it fetched last, and only then fetches anew
-        return view.id, job.stack.rest.restarts(view.id), manager, job.metric("features_records")
+        return view.id, job.stack.rest.restored(view.id), manager, job.metric("features_records")
     except UnreachableError:
         return view.id, -1, manager, 0
 

@@ -80,6 +80,10 @@ class FlinkRest:
         values = self.get(f"/jobs/{job}/metrics?get=numRestarts")
         return int(values[0]["value"]) if values else 0
 
+    def restored(self, job: str) -> int:
+        """How often this run of the job has gone on from a checkpoint; known at once, which a metric is not."""
+        return int(self.get(f"/jobs/{job}/checkpoints")["counts"]["restored"])
+
     def failure(self, job: str) -> str | None:
         """The innermost cause of the newest failure and what came of it, which says where; None without a failure."""
         entries = self.get(f"/jobs/{job}/exceptions?maxExceptions=1")["exceptionHistory"]["entries"]

@@ -73,8 +73,8 @@ def test_kill_9_of_the_taskmanager_at_ten_random_points_of_a_batch_loses_nothing
             # A burst makes micro-batches of hundreds, and the blow falls while one is under way.
             now = int(time.time() * 1000)
             job.click([Click(f"{part}-{number}-{n}", f"burst-{n % 500}", "item-001", now) for n in range(4000)])
-            restarts = rest.restarts(running)
+            restored = rest.restored(running)
             time.sleep(chance.random() * 0.5)
             job.stack.kill("taskmanager-1")
-            job.eventually("it restarts", lambda before=restarts: rest.restarts(running) > before)  # type: ignore[misc]
+            job.eventually("it restarts", lambda before=restored: rest.restored(running) > before)  # type: ignore[misc]
             job.eventually("it runs", lambda: job.stack.server("jobmanager").trouble() is None)
