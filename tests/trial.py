@@ -41,11 +41,11 @@ Release = tuple[Sequence[str], Sequence[str], str]
 
 @dataclass
 class Outcome:
-    """What became of a fault."""
+    """What became of a fault. replayed: events that the attempt after it read again; None where that was several."""
 
     fault: str
     recovery_s: float | None = None
-    replayed: int = 0
+    replayed: int | None = 0
     verdict: str = "not finished"
 
 
@@ -169,7 +169,8 @@ class Trial:
         after = _attempt(self.job)
         if after[:3] != self._before[:3]:
             # A new attempt read everything since its checkpoint; all beyond what came since the fault is read again.
-            self.outcome.replayed = max(0, after[3] - (len(self._sent) - self._sent_before))
+            once = after[0] != self._before[0] or after[1] == self._before[1] + 1
+            self.outcome.replayed = max(0, after[3] - (len(self._sent) - self._sent_before)) if once else None
         self._settled.set()
         self._threads[1].join()
         assert not self._errors, self._errors
@@ -236,9 +237,9 @@ def _attempt(job: RunningJob) -> tuple[str, int, int, int]:
         return view.id, -1, manager, 0
 
 
-def note(fault: str, recovery_s: float = 0.0) -> None:
-    """An outcome that a test found without a trial."""
-    OUTCOMES.append(Outcome(fault, round(recovery_s, 1), verdict="held"))
+def note(fault: str, recovery_s: float | None = None) -> None:
+    """An outcome that a test found without a trial; None where there was nothing to recover from."""
+    OUTCOMES.append(Outcome(fault, None if recovery_s is None else round(recovery_s, 1), None, "held"))
 
 
 def as_rows(outcomes: Iterable[Outcome]) -> list[Mapping[str, Any]]:

@@ -27,13 +27,17 @@ def table() -> Iterator[None]:
     show(
         "faults",
         ["fault", "current again after s", "events read again", "verdict"],
-        [(o.fault, "" if o.recovery_s is None else o.recovery_s, o.replayed, o.verdict) for o in OUTCOMES],
+        [(o.fault, _shown(o.recovery_s), _shown(o.replayed), o.verdict) for o in OUTCOMES],
     )
     if os.environ.get(KEEP):
         file = RESULTS / "faults.json"
         known = json.loads(file.read_text())["faults"] if file.exists() else []
         rows = {row["fault"]: row for row in (*known, *as_rows(OUTCOMES))}
         run.write({"faults": list(rows.values())})
+
+
+def _shown(figure: float | None) -> float | str:
+    return "" if figure is None else figure
 
 
 _standing: list[RunningJob] = []
