@@ -329,6 +329,7 @@ def test_a_cycle_publishes_the_shrunk_model_or_else_the_full_one(
     # What a cycle says to Kafka, the flow tests see; here is no Kafka.
     for name in ("announce", "mark_seen"):
         monkeypatch.setattr(module, name, lambda *_: None)
+    monkeypatch.setattr(module, "announced", lambda *_: [])
     if refused:
         monkeypatch.setattr(shrink, "refusal", lambda *_, **__: "no")
     planned = plan(settings)
