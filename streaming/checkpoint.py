@@ -13,6 +13,9 @@ from pyflink.java_gateway import get_gateway
 
 from streaming.offsets import Partition
 
+# How Flink names the folder of a checkpoint; others are savepoints, which a person chose.
+FOLDER = "chk-"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -61,7 +64,7 @@ def others(path: str) -> list[str]:
     found: list[tuple[int, str]] = []
     for run in _listed(root):
         for folder in _listed(run.getPath()) if run.isDir() else ():
-            if folder.getPath().getName().startswith("chk-"):
+            if folder.getPath().getName().startswith(FOLDER):
                 found += [
                     (file.getModificationTime(), folder.getPath().toString())
                     for file in _listed(folder.getPath())

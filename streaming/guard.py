@@ -41,8 +41,6 @@ MOST_EMPTY = 0.02
 MOST_DRIFT, MOST_SPREAD = 5.0, 20.0
 # Times the other's time, if it takes this long a user at all.
 MOST_TIME, NOTICED_S = 5.0, 0.2e-3
-
-
 # What is measured in a window: `figures`.
 FIGURES = ("overlap", "items", "known", "drift", "time")
 # Of both models, what each may show: bool[V + 1].

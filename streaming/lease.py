@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 from schemas.errors import ConfigError, UnreachableError
 from schemas.topics import MODEL_RELEASES
 from streaming.config import Settings
+from streaming.topic import unreachable
 
 ANSWER_S = 10.0
 # Kafka takes a member for dead after so long without a word; the least that brokers allow.
@@ -47,10 +48,7 @@ def sole(settings: Settings, cluster: Mapping[str, str]) -> Iterator[None]:
             }
         )
     except KafkaException as error:
-        raise UnreachableError(
-            f"Kafka at {settings.kafka.bootstrap} does not answer ({error.args[0].str()})",
-            "start it, or correct kafka.bootstrap",
-        ) from error
+        raise unreachable(settings, error) from error
     consumer.subscribe([settings.topic(MODEL_RELEASES)], on_assign=_read_nothing)
     ending = threading.Event()
     keeper = threading.Thread(target=_keep, args=(consumer, ending), name="lease", daemon=True)

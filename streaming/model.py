@@ -146,7 +146,7 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
     elif CUDA in usable:
         onnxruntime.preload_dlls()  # the CUDA libraries that came with torch
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=usable or ["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(graph, options, providers=usable or [CPU])
     except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over
         raise ModelRefused(
             f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {one_line(error)})",

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.errors import ContractError, UnreachableError
+from schemas.errors import ContractError
 from streaming.config import Settings
-from streaming.topic import ANSWER_S
+from streaming.topic import ANSWER_S, looking, unreachable
 
 # topic, partition
 Partition = tuple[str, int]
@@ -65,23 +65,12 @@ def begin_anew(settings: Settings) -> None:
 
 @contextmanager
 def _consumer(settings: Settings, group: str) -> Iterator[Consumer]:
-    """One that joins nothing."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": settings.kafka.bootstrap,
-            "group.id": group,
-            "enable.auto.commit": False,
-            "log_level": 0,
-            "socket.connection.setup.timeout.ms": int(ANSWER_S * 1000),
-        }
-    )
+    """One that is closed in the end. Raises UnreachableError."""
+    consumer = looking(settings, group)
     try:
         yield consumer
     except KafkaException as error:
-        raise UnreachableError(
-            f"Kafka at {settings.kafka.bootstrap} does not answer ({error.args[0].str()})",
-            "start it, or correct kafka.bootstrap",
-        ) from error
+        raise unreachable(settings, error) from error
     finally:
         consumer.close()
 

@@ -29,7 +29,7 @@ from schemas.item import decode_item
 from schemas.topics import CLICKS, ERASURES, ITEMS
 from streaming.config import Settings, job_version
 from streaming.registry import registry
-from streaming.topic import messages, original
+from streaming.topic import messages, original, unreachable
 
 REPLAYED = "replayed"
 # Records that are sent and marked together: what a crash in between may send twice.
@@ -198,10 +198,9 @@ class _Sender:
     """Sends records and then their marks, each acknowledged before it returns."""
 
     def __init__(self, settings: Settings) -> None:
-        self._bootstrap = settings.kafka.bootstrap
-        self._marks = settings.dead_letter_topic
+        self._settings = settings
         self._producer = Producer(
-            {"bootstrap.servers": self._bootstrap, "enable.idempotence": True, "log_level": 0, "linger.ms": 5}
+            {"bootstrap.servers": settings.kafka.bootstrap, "enable.idempotence": True, "log_level": 0, "linger.ms": 5}
         )
 
     def send(self, mended: Iterable[tuple[DeadLetter, bytes | None, bytes | None]]) -> None:
@@ -223,15 +222,16 @@ class _Sender:
             place = (letter.topic, letter.partition, letter.offset)
             mark = bury(None, letter.key, place, REPLAYED, f"sent again as {partition}/{offset}", now_ms, version)
             self._producer.produce(
-                self._marks,
+                self._settings.dead_letter_topic,
                 encode_dead_letter(mark),
                 letter.key or b"",
                 on_delivery=lambda error, _: refused.append(str(error)) if error is not None else None,
             )
         unsent += self._flush()
         if unsent or refused:
+            kafka, reason = self._settings.kafka.bootstrap, refused[0] if refused else "no answer"
             raise UnreachableError(
-                f"Kafka at {self._bootstrap} does not take all records ({refused[0] if refused else 'no answer'})",
+                f"Kafka at {kafka} does not take all records ({reason})",
                 "see that it runs, and replay again",
             )
 
@@ -239,6 +239,4 @@ class _Sender:
         try:
             return self._producer.flush(FLUSH_S)
         except KafkaException as error:
-            raise UnreachableError(
-                f"Kafka at {self._bootstrap} does not answer ({error.args[0].str()})", "correct kafka.bootstrap"
-            ) from error
+            raise unreachable(self._settings, error) from error

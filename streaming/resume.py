@@ -13,15 +13,13 @@ from typing import Any
 from pyflink.datastream import StreamExecutionEnvironment
 
 from schemas.errors import ContractError
-from streaming.checkpoint import Checkpoint, Damaged, open_checkpoint, others
+from streaming.checkpoint import FOLDER, Checkpoint, Damaged, open_checkpoint, others
 from streaming.config import Settings
 from streaming.offsets import begin_anew, gaps, require_no_gap, spans
 from streaming.table import connect
 
 # Flink's names of the checkpoint to start from, and of what makes JobManagers find one by themselves.
 RESTORE_PATH, HIGH_AVAILABILITY = "execution.state-recovery.path", "high-availability.type"
-# How the folder of a checkpoint is named; others are savepoints, which a person chose.
-_CHECKPOINT = "chk-"
 
 
 def cluster_configuration() -> dict[str, str]:
@@ -56,7 +54,7 @@ def _newest_whole(path: str, topics: list[str]) -> Checkpoint:
     """The checkpoint, or the first whole one before it. Raises ContractError."""
     damage = ""
     name = path.rstrip("/").rpartition("/")[2]
-    for candidate in [path, *(others(path) if name.startswith(_CHECKPOINT) else [])]:
+    for candidate in [path, *(others(path) if name.startswith(FOLDER) else [])]:
         try:
             return open_checkpoint(candidate, topics)
         except Damaged as error:

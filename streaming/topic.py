@@ -22,7 +22,7 @@ _WAIT_S = 0.1
 def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
     """All messages of a topic up to its present end, by partition. Raises UnreachableError, ContractError."""
     bootstrap = settings.kafka.bootstrap
-    consumer = _consumer(settings)
+    consumer = looking(settings)
     try:
         found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
         if found.error is not None:
@@ -41,14 +41,14 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
                     # At the end of a compacted partition there may be no message, only its end.
                     position = high if error is not None else _offset(message) + 1
     except KafkaException as error:
-        raise _unreachable(settings, error) from error
+        raise unreachable(settings, error) from error
     finally:
         consumer.close()
 
 
 def original(settings: CommonSettings, topic: str, partition: int, offset: int) -> Message | None:
     """The record at one place; None where it is gone. Raises UnreachableError."""
-    consumer = _consumer(settings)
+    consumer = looking(settings)
     try:
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=ANSWER_S)
         if not low <= offset < high:
@@ -60,18 +60,18 @@ def original(settings: CommonSettings, topic: str, partition: int, offset: int) 
                 found = message.error() is None and _offset(message) == offset
                 return message if found else None  # compaction may have taken it
     except KafkaException as error:
-        raise _unreachable(settings, error) from error
+        raise unreachable(settings, error) from error
     finally:
         consumer.close()
-    raise _unreachable(settings, "it gives no record")
+    raise unreachable(settings, "it gives no record")
 
 
-def _consumer(settings: CommonSettings) -> Consumer:
-    """No group is joined and nothing is committed: looking changes nothing."""
+def looking(settings: CommonSettings, group: str = "freshrec-look") -> Consumer:
+    """A consumer that joins no group and commits nothing by itself. group: whose positions it can tell, and set."""
     return Consumer(
         {
             "bootstrap.servers": settings.kafka.bootstrap,
-            "group.id": "freshrec-look",
+            "group.id": group,
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "log_level": 0,
@@ -80,7 +80,8 @@ def _consumer(settings: CommonSettings) -> Consumer:
     )
 
 
-def _unreachable(settings: CommonSettings, error: KafkaException | str) -> UnreachableError:
+def unreachable(settings: CommonSettings, error: KafkaException | str) -> UnreachableError:
+    """What a command says when Kafka does not answer."""
     reason = error if isinstance(error, str) else error.args[0].str()
     return UnreachableError(
         f"Kafka at {settings.kafka.bootstrap} does not answer ({reason})",

@@ -25,6 +25,15 @@ settings.register_profile("long", deadline=None, max_examples=1000, database=Non
 settings.load_profile("unit")
 
 
+@pytest.fixture
+def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No settings but those of the test."""
+    for name in [name for name in os.environ if name.startswith("FRESHREC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
     """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards."""

@@ -1,6 +1,5 @@
 """A mistake in the configuration ends a command with 2 and one line: the key, where it stands, and what was meant."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,7 @@ from streaming.__main__ import main as streaming
 from streaming.config import Settings
 from trainer.config import Settings as TrainerSettings
 
-
-@pytest.fixture(autouse=True)
-def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No settings but those of the test."""
-    for name in [name for name in os.environ if name.startswith("FRESHREC_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("empty_place")
 
 
 @pytest.fixture

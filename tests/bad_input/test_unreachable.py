@@ -1,6 +1,5 @@
 """Servers that do not answer end a command with 4 and one line: what it is, where, and why."""
 
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +14,8 @@ NOBODY = "127.0.0.1:9"  # the port to which everything is thrown away
 
 
 @pytest.fixture(autouse=True)
-def nobody_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nobody_anywhere(empty_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings that lead to no server."""
-    for name in [name for name in os.environ if name.startswith("FRESHREC_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FRESHREC_KAFKA__BOOTSTRAP", NOBODY)
     monkeypatch.setenv("FRESHREC_CASSANDRA__PORT", "9")
 

@@ -209,7 +209,8 @@ def _line(out: Path, name: str) -> str:
     for arm, found in arms.items():
         figures, learned = found["mean"]["all"], found["learn_seconds"]
         part = f"{arm} {figures['ndcg@10']:.4f}/{figures['hr@10']:.4f} ({learned:.0f} s"
-        faster = seconds.get("full-retrain", 0.0) / seconds[arm] if seconds[arm] else 0.0
+        goes_on = arm.startswith("fine-tune") and "full-retrain" in seconds
+        faster = seconds["full-retrain"] / seconds[arm] if goes_on else 0.0
         parts.append(part + (f", later fits {faster:.1f}x faster)" if faster else ")"))
     return f"{name}: " + ", ".join(parts)
 

@@ -1,6 +1,5 @@
 """One tree of settings: later places win; what is unknown is an error naming the nearest key."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,14 +8,7 @@ from schemas.errors import ConfigError
 from schemas.settings import CommonSettings, load_settings
 from streaming.config import Settings
 
-
-@pytest.fixture(autouse=True)
-def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No settings but those of the test."""
-    for name in [name for name in os.environ if name.startswith("FRESHREC_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("empty_place")
 
 
 def write(folder: Path, text: str, name: str = "freshrec.toml") -> Path:
