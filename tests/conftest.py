@@ -39,7 +39,8 @@ def stack() -> Iterator[Stack]:
     """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards."""
     with tempfile.TemporaryDirectory(prefix="freshrec-test-") as folder:
         state = Path(os.environ.get("KEEP_TEST_STATE", folder))
-        stack = Stack.create(load_local_settings(state=state), free_ports=True)
+        # Tests wait for checkpoints, so there are many.
+        stack = Stack.create(load_local_settings(state=state, checkpoint_s=2), free_ports=True)
         try:
             stack.start_servers(print)
             yield stack

@@ -48,6 +48,7 @@ class Cluster:
     ports: Ports
     parallelism: int
     metrics: bool
+    checkpoint_s: int
     job: Job
 
     @property
@@ -73,6 +74,7 @@ class Cluster:
             blob_port=self.ports.flink_blobs,
             rest_port=self.ports.flink_rest,
             parallelism=self.parallelism,
+            checkpoint_interval=f"{self.checkpoint_s} s",
             checkpoints=self.checkpoints.as_uri(),
             savepoints=(self.folder / "savepoints").as_uri(),
             tmp=self.folder / "tmp",

@@ -21,6 +21,7 @@ class Plan:
     spares: int
     click_partitions: int
     metrics: bool
+    checkpoint_s: int = 10  # not in the plans of earlier versions
     wanted: list[str] = field(default_factory=list)
     job: Job | None = None
 

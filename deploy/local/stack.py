@@ -73,6 +73,7 @@ class Stack:
             spares=local.spares,
             click_partitions=local.click_partitions,
             metrics=local.metrics,
+            checkpoint_s=local.checkpoint_s,
         )
         if known and (running := stack.running()):
             old = replace(stack.plan, wanted=[], job=None)
@@ -331,4 +332,5 @@ class Stack:
         ]
 
     def _cluster(self, plan: Plan, job: Job) -> Cluster:
-        return Cluster(self.state, Path(plan.jars), Ports(plan.port_base), plan.taskmanagers, plan.metrics, job)
+        ports = Ports(plan.port_base)
+        return Cluster(self.state, Path(plan.jars), ports, plan.taskmanagers, plan.metrics, plan.checkpoint_s, job)

@@ -58,7 +58,7 @@ def grow_users(run: Run, lab: Lab, steps: tuple[int, ...], timed: int) -> dict[s
                 fill(job.producer, job.clicks, part)
                 job.reader.wait_last(part.newest(), PATIENCE_S)
             filled_s, known = time.time() - began, users
-            time.sleep(SETTLE_S)
+            time.sleep(lab.stack.plan.checkpoint_s + SETTLE_S)
             figures = _figures(job, shop, timed)
             figures["filled_in_s"] = filled_s
             found[str(users)] = figures

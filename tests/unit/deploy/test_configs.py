@@ -59,6 +59,7 @@ def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Pat
         blob_port=2,
         rest_port=3,
         parallelism=4,
+        checkpoint_interval="7 s",
         checkpoints="file:///with: colon/c",
         savepoints="file:///s",
         tmp="/t",
@@ -67,6 +68,7 @@ def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Pat
     assert {config[key] for key in config if key.endswith("bind-host") or key == "rest.bind-address"} == {"127.0.0.1"}
     assert config["execution.checkpointing.dir"] == "file:///with: colon/c"
     assert (config["rest.port"], config["parallelism.default"]) == (3, 4)
+    assert config["execution.checkpointing.interval"] == "7 s"
     parts = {
         key: int(value[:-1])
         for key, value in config.items()
