@@ -131,7 +131,7 @@ def evaluate(
     blocks: Annotated[int, typer.Option(help="Blocks of the network arms.")] = 2,
     dropout: Annotated[float, typer.Option(help="Dropout of the network arms.")] = 0.2,
     passes: Annotated[int, typer.Option(help="Passes of a first fit, at most.")] = 4,
-    later_passes: Annotated[int, typer.Option(help="Passes of a fine-tune.")] = 4,
+    later_passes: Annotated[int, typer.Option(help="Passes of a fine-tune.")] = 3,
     text_model: Annotated[str, typer.Option(help='Whose vectors stand for titles; "" = none.')] = PACKAGED,
     out: Annotated[Path | None, typer.Option(help="Folder for result.json and result.png.")] = None,
 ) -> None:

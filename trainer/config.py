@@ -28,7 +28,7 @@ CORES_LEFT_FREE = 1
 EVENTS_PER_STEP_CPU, EVENTS_PER_STEP_GPU = 800, 12_800
 FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
 # Later cycles must move within few steps; what they learn along with what is new, and their average, keeps the rest.
-LATER_RATE_CPU, LATER_RATE_GPU = 3e-3, 6e-3
+LATER_RATE_CPU, LATER_RATE_GPU = 4e-3, 1e-2
 # Steps of a pass over new events and older ones: more of them bring nothing that lasts.
 FIRST_STEPS, LATER_STEPS = 100, 40
 # Share of the averaged weights that one step leaves: they are the mean of about the last 500 or 1000 steps.
@@ -64,7 +64,7 @@ class TrainerSection(Section):
     seed: int = Field(1, ge=0)
     threads: int = Field(0, ge=0)
     first_passes: int = Field(4, ge=1)
-    later_passes: int = Field(4, ge=1)
+    later_passes: int = Field(3, ge=1)
     width: int = Field(64, ge=8, multiple_of=8)
     blocks: int = Field(2, ge=1)
     text_model: str = PACKAGED

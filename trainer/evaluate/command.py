@@ -64,7 +64,7 @@ class Options:
     blocks: int = 2
     dropout: float = 0.2
     passes: int = 4
-    later_passes: int = 4
+    later_passes: int = 3
     text_model: str = PACKAGED
 
 

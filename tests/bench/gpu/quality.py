@@ -60,7 +60,7 @@ class Job:
     blocks: int = 2
     dropout: float = 0.2
     passes: int = 60
-    later_passes: int = 4
+    later_passes: int = 3
     period_hours: int | None = None
     first: float = 0.5
     cut: float = 0.9

@@ -16,7 +16,7 @@ from trainer.memory import memory_of
 from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories, histories, next_items, windows_of_one_pass
 from trainer.start import first_network, recent_popularity
-from trainer.tune import OLDER_SPANS, Course, course_of_cycle, windows_with_older
+from trainer.tune import OLDER_SPANS, Course, course_of_cycle, of_met_items, windows_with_older
 
 # tensorboard and torch bring warnings about themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -146,3 +146,17 @@ def test_a_first_fit_learns_every_window_and_fine_tuning_without_replay_new_ones
     assert alone.newest.tolist() == everything.newest[new].tolist()
     few = windows_with_older(shop, int(np.quantile(shop.event_time, 0.01)), 1.0, rng(5))
     assert sorted(few.newest.tolist()) == sorted(everything.newest.tolist())  # fewer older ones than wanted: all
+
+
+def test_what_is_blended_in_is_asked_about_items_that_were_met(shop: Histories) -> None:
+    """An item that only came later says nothing about what is known."""
+    since = int(np.quantile(shop.event_time, 0.8))
+    later = next_items(shop, since)
+    unmet = int(shop.item_index[later[0]])
+    learned = shop.before(since)
+    without = replace(learned, item_index=np.where(learned.item_index == unmet, 0, learned.item_index))
+    check = Check(shop, later)
+    assert np.array_equal(of_met_items(check, learned, ITEMS).places, later)
+    asked = of_met_items(check, without, ITEMS).places
+    assert 0 < len(later) - len(asked) == np.count_nonzero(shop.item_index[later] == unmet)
+    assert unmet not in shop.item_index[asked]
