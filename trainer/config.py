@@ -30,7 +30,7 @@ FIRST_RATE_CPU, FIRST_RATE_GPU = 3e-3, 1e-3
 # Later cycles must move within few steps; what they learn along with what is new, and their average, keeps the rest.
 LATER_RATE_CPU, LATER_RATE_GPU = 4e-3, 1e-2
 # Steps of a pass over new events and older ones: more of them bring nothing that lasts.
-FIRST_STEPS, LATER_STEPS = 100, 40
+FIRST_STEPS, LATER_STEPS = 100, 30
 # Share of the averaged weights that one step leaves: they are the mean of about the last 500 or 1000 steps.
 AVERAGE_CPU, AVERAGE_GPU = 0.998, 0.999
 # A first fit on a GPU is cheap: it may try on for so many passes after its best one.
