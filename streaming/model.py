@@ -155,8 +155,12 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
 
 
 def _warm_up(model: Model, content: bytes) -> None:
-    """Compare the outputs with the trainer's and run every batch size, the largest first. Raises ModelRefused."""
+    """Compare the outputs with the trainer's and run the batch sizes, the largest first. Raises ModelRefused.
+
+    Where no batch is padded, one size stands for all: on a CPU each run takes time from the model in service.
+    """
     version = model.manifest.version
+    sizes = (BATCH_SIZES[-1], *reversed(BATCH_SIZES)) if model.provider == CUDA else BATCH_SIZES[-1:]
     took: dict[int, float] = {}
     try:
         with np.load(BytesIO(content), allow_pickle=False) as archive:
@@ -164,7 +168,7 @@ def _warm_up(model: Model, content: bytes) -> None:
         inputs = {name: arrays[name] for name in model.manifest.inputs if name != "available"}
         index, score = arrays[OUTPUT_INDEX], arrays[OUTPUT_SCORE]
         available = arrays.get("available", np.ones(model.vocabulary.size + 1, np.bool_))
-        for size in (BATCH_SIZES[-1], *reversed(BATCH_SIZES)):
+        for size in sizes:
             rows = np.arange(size) % len(index)
             feeds = {name: values[rows] for name, values in inputs.items()}
             started = time.perf_counter()
