@@ -218,12 +218,12 @@ def show() -> None:
     """Show every release with its metrics and receipt, which one is announced, and what was refused."""
     from rich.console import Console
 
-    from trainer.announce import announced, rolled_back
+    from trainer.announce import told
     from trainer.show import overview
 
     settings, planned = _ready()
     try:
-        messages, bad = announced(settings), rolled_back(settings)
+        messages, bad = told(settings)
     except UnreachableError as unreachable:
         messages, bad = None, {}
         print(f"what is announced is unknown: {unreachable}", file=sys.stderr)
@@ -239,14 +239,14 @@ def publish(
     percent: PercentOption = None,
 ) -> None:
     """Check every digest of a release folder and announce it."""
-    from trainer.announce import announce
+    from trainer.announce import announce, told
     from trainer.publish import release_folders, verify
 
     share = _share(stage, percent)
     settings, planned = _ready()
     if folder is None and not (known := release_folders(planned.releases)):
         raise ContractError(f"there is no release in {planned.releases}", "run a cycle first")
-    announce(settings, verify((folder or known[-1]).absolute()), *share)
+    announce(settings, told(settings), verify((folder or known[-1]).absolute()), *share)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from schemas.errors import ModelRefused
-from trainer.announce import announce, announced, served
+from trainer.announce import announce, served, told
 from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
@@ -122,9 +122,10 @@ def _finish(
     step("publish")
     save_checkpoint(network, material.item_ids, plan.checkpoint(version))
     release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on(), receipt)
-    announce(settings, release)
+    before = told(settings)
+    message = announce(settings, before, release)
     mark_seen(settings, plan.data)
-    prune(plan, announced(settings))
+    prune(plan, before.then(message).releases)
     return release
 
 
