@@ -160,7 +160,7 @@ def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelR
         full, trial = before.standing
         if full is None:
             raise ContractError("no release was ever announced", "run a cycle first")
-        version = full.version if trial is not None else _parent(full)
+        version = full.version if trial is not None else parent_of(full)
         if version is None:
             raise ContractError(f"release {full.version} has no parent to roll back to", "name a version (see show)")
     known = [folder.name for folder in release_folders(releases)]
@@ -169,8 +169,11 @@ def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelR
     return announce(settings, before, verify(releases / version))
 
 
-def _parent(message: ModelRelease) -> str | None:
-    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it."""
+def parent_of(message: ModelRelease) -> str | None:
+    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it.
+
+    Raises ContractError where its manifest does not say.
+    """
     try:
         return open_manifest((folder_of(message) / MANIFEST).read_bytes(), message).parent
     except (OSError, ModelRefused) as problem:

@@ -125,7 +125,7 @@ def _finish(
     before = told(settings)
     message = announce(settings, before, release)
     mark_seen(settings, plan.data)
-    prune(plan, before.then(message).releases)
+    prune(plan, before.then(message))
     return release
 
 
