@@ -341,7 +341,7 @@ def test_a_cycle_publishes_the_shrunk_model_or_else_the_full_one(
     planned = plan(settings)
     material = gather(planned, None)
     assert material is not None
-    network, fit = module._tune(material, planned, "20260101-000000", ALONE)
+    network, fit = module.resume_and_tune(material, planned, planned.curves / "20260101-000000", ALONE)
     steps: list[str] = []
     release = module._finish(settings, planned, material, "20260101-000000", network, fit, steps.append)
     assert steps == ["shrink", "export", "judge", "publish"]
