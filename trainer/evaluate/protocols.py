@@ -37,7 +37,6 @@ class Step:
     known: Histories
     known_until_ms: int | None
     check: Check | None
-    since_ms: int | None  # see Arm.learn
     histories: Histories
     places: Ints  # [E] rising in time
     learned: NDArray[np.bool_]  # [N] of histories: known or for checking
@@ -89,7 +88,7 @@ def leave_one_out(histories: Histories) -> Iterator[Step]:
     places = np.unique(kept.first)[_user_numbers(histories)[test]] + test - histories.first[test]
     check_places = np.unique(checked.first)[_user_numbers(histories)[check]] + check - histories.first[check]
     in_time = np.argsort(kept.event_time[places], kind="stable")
-    yield Step(None, known, None, Check(checked, check_places), None, kept, places[in_time], learned, None)
+    yield Step(None, known, None, Check(checked, check_places), kept, places[in_time], learned, None)
 
 
 def successive(histories: Histories, cut: float) -> Iterator[Step]:
@@ -142,7 +141,6 @@ def _step_at(histories: Histories, moment: int, masked: int | None, since: int |
         known=known if usable else before,
         known_until_ms=check_from if usable else moment,
         check=Check(before, check_places) if usable else None,
-        since_ms=since,
         histories=histories,
         places=places,
         learned=histories.event_time < moment,
