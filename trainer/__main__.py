@@ -16,7 +16,6 @@ cycle and run learn on several processes or hosts together as `torchrun --nproc-
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -30,7 +29,7 @@ import typer
 from schemas.errors import ConfigError, ContractError, UnreachableError, run_command
 from schemas.release import Stage
 from schemas.settings import load_settings
-from trainer.config import PACKAGED, Plan, Settings, plan
+from trainer.config import PACKAGED, Plan, Settings, ms_of, plan
 from trainer.progress import say
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ PercentOption = Annotated[int | None, typer.Option(min=1, max=99, help="The shar
 
 # Characters of the widest table of releases.
 TABLE_WIDTH = 160
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def _ready() -> tuple[Settings, Plan]:
@@ -104,7 +101,7 @@ def run(
     settings, planned = _ready()
     for line in planned.lines():
         say(line)
-    period, stop = seconds_of(every), _stop_on_signal()
+    period, stop = ms_of("--every", every) / 1000, _stop_on_signal()
     with _at_work(planned) as together:
         run_periodically(settings, planned, period, stop, together)
 
@@ -284,14 +281,6 @@ def _share(stage: str, percent: int | None) -> tuple[Stage, int]:
     if (stage == "canary") != (percent is not None):
         raise ConfigError("--percent says whom a canary serves", "give it with --stage canary, and only then")
     return cast(Stage, stage), 100 if percent is None else percent
-
-
-def seconds_of(period: str) -> float:
-    """Seconds of a period such as 90s, 15m or 1h. Raises ConfigError."""
-    found = re.fullmatch(r"(\d+)([smh])", period.strip())
-    if not found or int(found[1]) == 0:
-        raise ConfigError(f"--every {period} is no period", "write it as 90s, 15m or 1h")
-    return float(int(found[1]) * _SECONDS[found[2]])
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import torch
 from rich.console import Console
 
 from schemas.errors import ConfigError
-from trainer.config import PACKAGED, heads_of, recipe
+from trainer.config import PACKAGED, heads_of, ms_of, recipe
 from trainer.evaluate.arms import Arm, Contestant
 from trainer.evaluate.datasets import EVENTS_FORMAT, read
 from trainer.evaluate.events import Events
@@ -37,8 +36,6 @@ FITTED = ("width", "blocks", "dropout", "passes", "later_passes", "text_model")
 OUT, TEXTS = Path(".freshrec/evaluate"), Path(".freshrec/texts")
 # Characters of the table where there is no terminal to ask.
 TABLE_WIDTH = 180
-_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
-_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -143,14 +140,6 @@ def _popularity(window: Window, items: int) -> Callable[[int], Arm]:
     return lambda _: Popularity(window, items)
 
 
-def hours_of(period: str) -> int:
-    """Hours of a period such as 6h, 1d or 2w. Raises ConfigError."""
-    found = re.fullmatch(r"(\d+)([hdw])", period.strip())
-    if not found or int(found[1]) == 0:
-        raise ConfigError(f"--period {period} is no period", "write it as 6h, 1d or 2w")
-    return int(found[1]) * _HOURS[found[2]]
-
-
 def _steps(options: Options, events: Events, histories: Histories, period_ms: int | None) -> Iterator[Step]:
     if options.protocol == "leave-one-out":
         return leave_one_out(histories)
@@ -180,7 +169,7 @@ def _checked(options: Options) -> int | None:
     ):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is too small", "give 1 or more")
-    return None if options.period is None else hours_of(options.period) * _HOUR_MS
+    return None if options.period is None else ms_of("--period", options.period)
 
 
 def _described(events: Events, histories: Histories) -> dict[str, Any]:
