@@ -25,6 +25,7 @@ from schemas.errors import ConfigError
 from trainer.fit import Check
 from trainer.sequences import NOT_TARGETS, Histories, Ints
 
+PROTOCOLS = ("leave-one-out", "successive", "prequential")
 # Share of what is known, and of what has become known since the step before, that is for checking: the newest part.
 CHECK_SHARE, CHECK_SHARE_OF_NEW = 0.05, 0.25
 
@@ -69,6 +70,23 @@ def foreseeable(histories: Histories, masked: int | None) -> NDArray[np.bool_]:
         oldest = histories.first if masked is None else np.maximum(histories.first, place - masked)
         possible &= histories.earlier < oldest
     return possible
+
+
+def steps_of(
+    protocol: str,
+    histories: Histories,
+    cut: float,
+    first: float,
+    period_ms: int | None,
+    periods: int = 10,
+    own: Ints | None = None,
+) -> Iterator[Step]:
+    """The steps of one of PROTOCOLS. cut: see successive; the others: see period_moments. Raises ConfigError."""
+    if protocol == "leave-one-out":
+        return leave_one_out(histories)
+    if protocol == "successive":
+        return successive(histories, cut)
+    return prequential(histories, period_moments(histories, first, period_ms, periods, own))
 
 
 def leave_one_out(histories: Histories) -> Iterator[Step]:
