@@ -3,7 +3,6 @@
 Real Kafka, real processes; what is killed and when is told by the trainer's own lines and files.
 """
 
-import os
 import random
 import subprocess
 import sys
@@ -42,13 +41,10 @@ class Trainer:
         self.lines: list[str] = []
         self.settings = Settings(namespace=job.namespace, kafka=job.settings.kafka)
         self.environment = {
-            **os.environ,
-            **job.stack.environment,
-            "FRESHREC_NAMESPACE": job.namespace,
+            **job.environment,
             "FRESHREC_TRAINER__DATA": str(self.data),
             "FRESHREC_TRAINER__RELEASES": str(self.releases),
             "FRESHREC_TRAINER__FIRST_PASSES": "2",
-            "PYTHONPATH": str(REPOSITORY),
         }
 
     def said(self, word: str) -> bool:
