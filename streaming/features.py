@@ -26,19 +26,20 @@ from streaming.batch import Records, records_of
 from streaming.config import job_version
 from streaming.dead_letter import letters
 from streaming.metrics import Metrics
+from streaming.popularity import Addition
 from streaming.registry import registry
 from streaming.stamps import attempt_tag, delete_stamp, next_stamps
 from streaming.users import Users
 
-# (a key that is the same for all, (newest event time ms, [(hour, item id, count), …]))
+# (a key that is the same for all, Addition)
 POPULARITY = OutputTag("popularity", Types.ROW([Types.INT(), Types.PICKLED_BYTE_ARRAY()]))
 # Kinds of records: the order of Settings.event_topics.
 CLICK, ERASURE = 0, 1
 # So many users are updated at a time: their states, 1.6 KB each in memory, stay in a core's cache.
 BLOCK = 256
-# Actions that say an item is wanted.
 # An odd number with about half its bits set.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
+# Actions that say an item is wanted.
 _WANTED = np.array([action not in ("DISLIKE", "IMPRESSION") for action in ACTIONS])
 
 
@@ -206,7 +207,7 @@ def _without_forgotten(clicks: Clicks, erasures: dict[str, int]) -> Clicks:
     return clicks.select(clicks.positions > erased_at)
 
 
-def _popularity(clicks: Clicks) -> tuple[int, list[tuple[int, str, int]]]:
+def _popularity(clicks: Clicks) -> Addition:
     """The newest event time, and how often each item was wanted in each hour."""
     wanted = np.flatnonzero(_WANTED[clicks.action])
     hours = clicks.event_time[wanted] // HOUR_MS
@@ -215,4 +216,4 @@ def _popularity(clicks: Clicks) -> tuple[int, list[tuple[int, str, int]]]:
     _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
     items = clicks.texts(clicks.item, wanted[first])
     newest = int(clicks.event_time.max(initial=0))
-    return newest, list(zip(hours[first].tolist(), items, counts.tolist(), strict=True))
+    return newest, hours[first].tolist(), items, counts.tolist()

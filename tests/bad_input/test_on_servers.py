@@ -1,7 +1,6 @@
 """Bad input on real servers: what a running job does while nobody takes dead letters, and how they are replayed."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -37,7 +36,7 @@ def job(start_job: Callable[..., RunningJob]) -> RunningJob:
 @pytest.fixture
 def command(job: RunningJob) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs `python -m streaming …` against the job's servers."""
-    env = {**os.environ, **job.stack.environment, "FRESHREC_NAMESPACE": job.namespace, "COLUMNS": "250"}
+    env = {**job.environment, "COLUMNS": "250"}
 
     def run(*args: str, **more: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "streaming", *args]

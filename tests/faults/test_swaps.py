@@ -3,22 +3,19 @@
 Some dozen swaps; `python -m tests.bench swap` makes five hundred and looks at pauses, too. Run with -s for the figures.
 """
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-from schemas.click import Click
 from schemas.release import ModelRelease
 from schemas.user_state import HISTORY
 from tests.harness import RunningJob
 from tests.releases import make_release
 from tests.resident import Resident, resident
+from tests.traffic import visitors
 
 ITEM_IDS = [f"item-{number}" for number in range(5000)]
 # Three, so that each swap loads its model anew: the job keeps the one before.
@@ -36,29 +33,6 @@ MIB = 2**20
 MOST_GROWTH = 0.05
 # What deploy/local/flink/config.yaml sets aside for a TaskManager, everything in it.
 WHOLE_MIB = 1800
-
-
-@contextmanager
-def visitors(job: RunningJob) -> Iterator[Callable[[], int]]:
-    """Users who click again and again; yields how often they did."""
-    done, sent = threading.Event(), count()
-    clicks = [0]
-
-    def feed() -> None:
-        for number in sent:
-            user, item = f"visitor-{number % USERS}", ITEM_IDS[1000 + number % 40]
-            job.click([Click(f"visit-{number}", user, item, int(time.time() * 1000))])
-            clicks[0] = number + 1
-            if done.wait(1 / PER_SECOND):
-                break
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    try:
-        yield lambda: clicks[0]
-    finally:
-        done.set()
-        thread.join()
 
 
 def versions(job: RunningJob, since: float) -> set[str]:
@@ -93,7 +67,7 @@ def test_many_swaps_fail_no_batch_mix_no_row_and_take_no_memory(
     job = start_job()
     held: list[Resident] = []
     pauses: list[int] = []
-    with visitors(job) as clicked:
+    with visitors(job, PER_SECOND, lambda n: (f"visitor-{n % USERS}", ITEM_IDS[1000 + n % 40])) as clicked:
         for number in range(SWAPS):
             release = releases[number % len(releases)]
             began = time.time()

@@ -3,7 +3,6 @@
 Real Kafka, real processes; what is killed and when is told by the trainer's own lines and files.
 """
 
-import os
 import random
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from schemas.click import Click
 from schemas.item import Item
 from tests.harness import RunningJob
 from tests.trial import note
-from trainer.announce import announced, folder_of
+from trainer.announce import folder_of, told
 from trainer.collect import stored_clicks
 from trainer.config import Settings
 from trainer.publish import release_folders, verify
@@ -42,13 +41,10 @@ class Trainer:
         self.lines: list[str] = []
         self.settings = Settings(namespace=job.namespace, kafka=job.settings.kafka)
         self.environment = {
-            **os.environ,
-            **job.stack.environment,
-            "FRESHREC_NAMESPACE": job.namespace,
+            **job.environment,
             "FRESHREC_TRAINER__DATA": str(self.data),
             "FRESHREC_TRAINER__RELEASES": str(self.releases),
             "FRESHREC_TRAINER__FIRST_PASSES": "2",
-            "PYTHONPATH": str(REPOSITORY),
         }
 
     def said(self, word: str) -> bool:
@@ -58,7 +54,7 @@ class Trainer:
         return {folder.name for folder in self.releases.glob("[!.]*")}
 
     def announced(self) -> list[str]:
-        return [message.version for message in announced(self.settings)]
+        return [message.version for message in told(self.settings).releases]
 
     def run(self, killed_when: Callable[[], bool] | None = None) -> int:
         """One cycle, killed as soon as something holds; its exit code, -9 when it was killed."""
@@ -122,7 +118,7 @@ def test_a_trainer_killed_at_any_step_goes_on_and_shows_nothing_half_done(job: R
         """What must hold whenever anybody looks."""
         for version in trainer.visible():
             verify(trainer.releases / version)
-        for message in announced(trainer.settings):
+        for message in told(trainer.settings).releases:
             assert verify(folder_of(message)).manifest.version == message.version
 
     def killed(step: str, when: Callable[[], bool]) -> None:

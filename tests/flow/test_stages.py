@@ -3,21 +3,15 @@
 Run with -s to see how long each step took.
 """
 
-import os
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from deploy.local.config import REPOSITORY
-from schemas.click import Click
 from schemas.release import encode_release
 from schemas.roll_back import RollBack, decode_roll_back
 from schemas.signing import make_key
@@ -25,7 +19,7 @@ from schemas.topics import MODEL_RELEASES, ROLL_BACKS
 from streaming.topic import messages
 from tests.harness import RunningJob
 from tests.releases import make_release
-from tests.traffic import ITEM_IDS
+from tests.traffic import ITEM_IDS, visitors
 
 USERS = [f"stage-{number}" for number in range(100)]
 PER_SECOND = 150
@@ -46,13 +40,9 @@ class Shop:
     def __init__(self, job: RunningJob, folder: Path, keys: Path) -> None:
         self.job, self._folder = job, folder
         self._env = {
-            **os.environ,
-            **job.stack.environment,
-            "FRESHREC_NAMESPACE": job.namespace,
+            **job.environment,
             "FRESHREC_TRAINER__RELEASES": str(folder),
             "FRESHREC_TRAINER__SIGNING_KEY": str(keys / "release.key"),
-            "FRESHREC_RELEASE_KEYS": str(keys),
-            "PYTHONPATH": str(REPOSITORY),
         }
 
     def trainer(self, *arguments: str, ends_with: int = 0) -> str:
@@ -95,27 +85,6 @@ class Shop:
         return [back for back in found if isinstance(back, RollBack)]
 
 
-@contextmanager
-def visitors(job: RunningJob) -> Iterator[None]:
-    """All users click, one after the other, again and again."""
-    done, sent = threading.Event(), count()
-
-    def feed() -> None:
-        for number in sent:
-            item = ITEM_IDS[30 + number % 50]
-            job.click([Click(f"visit-{number}", USERS[number % len(USERS)], item, int(time.time() * 1000))])
-            if done.wait(1 / PER_SECOND):
-                break
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 @pytest.fixture
 def shop(start_job: Callable[..., RunningJob], tmp_path: Path) -> Shop:
     make_key(tmp_path / "keys" / "release.key")
@@ -126,7 +95,7 @@ def shop(start_job: Callable[..., RunningJob], tmp_path: Path) -> Shop:
 def test_a_release_passes_its_stages_and_a_bad_one_goes_by_itself(shop: Shop, tmp_path: Path) -> None:
     job = shop.job
     made = {v: make_release(tmp_path / "releases" / v, ITEM_IDS, order, v) for v, order in ORDERS.items()}
-    with visitors(job):
+    with visitors(job, PER_SECOND, lambda n: (USERS[n % len(USERS)], ITEM_IDS[30 + n % 50])):
         job.publish(made[BAD])
         job.eventually("an unsigned message is refused", lambda: "release-unsigned" in shop.dead())
         shop.publish(SERVED)

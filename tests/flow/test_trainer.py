@@ -1,6 +1,5 @@
 """The trainer's command line on real servers: from clicks in Kafka to rows of its model, forward and back."""
 
-import os
 import random
 import subprocess
 import sys
@@ -42,12 +41,9 @@ def test_a_model_trained_from_the_clicks_serves_and_can_be_taken_back(
 ) -> None:
     job = start_job()
     environment = {
-        **os.environ,
-        **job.stack.environment,
-        "FRESHREC_NAMESPACE": job.namespace,
+        **job.environment,
         "FRESHREC_TRAINER__DATA": str(tmp_path / "data"),
         "FRESHREC_TRAINER__RELEASES": str(tmp_path / "releases"),
-        "PYTHONPATH": str(REPOSITORY),
     }
 
     def trainer(*words: str) -> str:

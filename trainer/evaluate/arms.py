@@ -18,11 +18,8 @@ class Arm(Protocol):
 
     name: str
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:
-        """Learn what is known at a moment; called again for each period of a prequential run.
-
-        since_ms: what happened before it was `known` in the call before; None = first call.
-        """
+    def learn(self, known: Histories, check: Check | None) -> None:
+        """Learn what is known at a moment; called again for each period of a prequential run."""
 
     def scores(self, histories: Histories, places: Ints) -> NDArray[np.float32]:
         """Scores float32[B, V+1] of all items for the events at these places int64[B]; column 0 means nothing.

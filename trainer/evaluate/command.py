@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from schemas.errors import ConfigError
-from trainer.config import PACKAGED, heads_of, recipe
-from trainer.evaluate.arms import Arm, Contestant
+from trainer.config import PACKAGED, heads_of, ms_of
+from trainer.evaluate.arms import Arm
+from trainer.evaluate.contestants import BASELINES, contestants, training_for
 from trainer.evaluate.datasets import EVENTS_FORMAT, read
 from trainer.evaluate.events import Events
 from trainer.evaluate.harness import compete
-from trainer.evaluate.neighbours import Neighbours
 from trainer.evaluate.network_arm import NETWORKS, NetworkArm, Training
-from trainer.evaluate.popularity import LastItem, Popularity, Window, windows_for
-from trainer.evaluate.protocols import Step, leave_one_out, period_moments, prequential, successive
+from trainer.evaluate.protocols import PROTOCOLS, Step, steps_of
 from trainer.evaluate.report import Report
 from trainer.progress import say
 from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories
 from trainer.text import text_vectors
 
-PROTOCOLS = ("leave-one-out", "successive", "prequential")
-BASELINES = ("popularity", "last-item", "vmis-knn")
 REPEATS = ("skip", "keep")
 # Options that only network arms follow.
 FITTED = ("width", "blocks", "dropout", "passes", "later_passes", "text_model")
 OUT, TEXTS = Path(".freshrec/evaluate"), Path(".freshrec/texts")
 # Characters of the table where there is no terminal to ask.
 TABLE_WIDTH = 180
-_HOURS = {"h": 1, "d": 24, "w": 7 * 24}
-_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,11 @@ def evaluate(options: Options) -> Report:
     """Evaluate, print the table, write JSON and plot. Raises ConfigError, ContractError and what arms raise."""
     period_ms = _checked(options)
     events = read(options.source, options.format, options.items, options.time_column, options.limit_users)
+    if events.clock == "place" and options.protocol != "leave-one-out":
+        raise ConfigError(
+            f"{events.name} has an order within each user alone, which cannot be cut in time",
+            "use --protocol leave-one-out",
+        )
     histories = events.histories(options.history, options.repeats == "keep")
     data = _described(events, histories)
     say(f"{data['name']}: {data['events']:,} events of {data['users']:,} users on {data['items']:,} items")
@@ -79,10 +77,18 @@ def evaluate(options: Options) -> Report:
         say(f"  {note}")
 
     def steps() -> Iterator[Step]:
-        return _steps(options, events, histories, period_ms)
+        own = None if period_ms is not None else events.period_moments
+        return steps_of(options.protocol, histories, options.cut, options.first, period_ms, options.periods, own)
 
-    contestants = contestants_named(options.arms, events, options)
-    runs = compete(contestants, steps, events.vocabulary.size, options.seeds)
+    training = _training(events, options) if set(NETWORKS) & set(options.arms) else None
+
+    def network(name: str, seed: int) -> Arm:
+        assert training is not None
+        return NetworkArm(name, seed, training)
+
+    items = events.vocabulary.size
+    arms = contestants(options.arms, items, events.clock, options.protocol, network)
+    runs = compete(arms, steps, items, options.seeds)
     report = Report(
         data, _protocol(options), options.seeds, tuple(runs), shlex.join(["python", "-m", "trainer", *sys.argv[1:]])
     )
@@ -93,32 +99,7 @@ def evaluate(options: Options) -> Report:
     return report
 
 
-def contestants_named(names: Sequence[str], events: Events, options: Options) -> list[Contestant]:
-    """The arms of these names, in their order. Raises ConfigError for other names."""
-    items = events.vocabulary.size
-    # Counted up to each event is fair only where the events before it may be known.
-    windows = windows_for(events.clock, live=options.protocol != "leave-one-out")
-    known = {
-        "popularity": Contestant("popularity", tuple(_popularity(each, items) for each in windows), seeded=False),
-        "last-item": Contestant("last-item", (lambda _: LastItem(items),), seeded=False),
-        "vmis-knn": Contestant("vmis-knn", (lambda _: Neighbours(items, events.clock),), seeded=False),
-    }
-    if any(name in NETWORKS for name in names):
-        training = _training(events, options)
-        known |= {name: Contestant(name, (_network(name, training),)) for name in NETWORKS}
-    if unknown := [name for name in names if name not in known]:
-        raise ConfigError(
-            f"--arms {','.join(unknown)} is unknown", f"known ones are {', '.join((*BASELINES, *NETWORKS))}"
-        )
-    return [known[name] for name in names]
-
-
-def _network(name: str, training: Training) -> Callable[[int], Arm]:
-    return lambda seed: NetworkArm(name, seed, training)
-
-
 def _training(events: Events, options: Options) -> Training:
-    """What all network arms share: sizes, recipes and text."""
     titles = [events.titles.get(item, "") for item in events.vocabulary.ids]
     text = text_vectors(titles, options.text_model, TEXTS)
     sizes = NetworkConfig(
@@ -130,39 +111,11 @@ def _training(events: Events, options: Options) -> Training:
         history=options.history,
         text=text.shape[1],
     )
-    on_gpu = torch.cuda.is_available()
-    first = recipe(options.passes, True, on_gpu, options.history)
-    later = recipe(options.later_passes, False, on_gpu, options.history)
+    training = training_for(options.protocol, sizes, text, options.passes, options.later_passes)
     say(f"network arms: {sizes}")
-    say(f"  first fit {first}")
-    say(f"  later fits {later}")
-    return Training(sizes, first, later, text, timed=options.protocol != "leave-one-out")
-
-
-def _popularity(window: Window, items: int) -> Callable[[int], Arm]:
-    return lambda _: Popularity(window, items)
-
-
-def hours_of(period: str) -> int:
-    """Hours of a period such as 6h, 1d or 2w. Raises ConfigError."""
-    found = re.fullmatch(r"(\d+)([hdw])", period.strip())
-    if not found or int(found[1]) == 0:
-        raise ConfigError(f"--period {period} is no period", "write it as 6h, 1d or 2w")
-    return int(found[1]) * _HOURS[found[2]]
-
-
-def _steps(options: Options, events: Events, histories: Histories, period_ms: int | None) -> Iterator[Step]:
-    if options.protocol == "leave-one-out":
-        return leave_one_out(histories)
-    if events.clock == "place":
-        raise ConfigError(
-            f"{events.name} has an order within each user alone, which cannot be cut in time",
-            "use --protocol leave-one-out",
-        )
-    if options.protocol == "successive":
-        return successive(histories, options.cut)
-    own = None if period_ms is not None else events.period_moments
-    return prequential(histories, period_moments(histories, options.first, period_ms, options.periods, own))
+    say(f"  first fit {training.first}")
+    say(f"  later fits {training.later}")
+    return training
 
 
 def _checked(options: Options) -> int | None:
@@ -180,7 +133,7 @@ def _checked(options: Options) -> int | None:
     ):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is too small", "give 1 or more")
-    return None if options.period is None else hours_of(options.period) * _HOUR_MS
+    return None if options.period is None else ms_of("--period", options.period)
 
 
 def _described(events: Events, histories: Histories) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _through(arm: Arm, steps: Iterator[Step], items: int, title: str) -> Iterato
         if len(step.places) == 0:
             continue
         began = time.monotonic()
-        arm.learn(step.known, step.check, step.since_ms)
+        arm.learn(step.known, step.check)
         learned = time.monotonic()
         target = step.histories.item_index[step.places]
         ranks, lists, scoring = [], [], 0.0

@@ -127,7 +127,7 @@ class Neighbours:
         self._indexed: _Index | None = None
         self._tie_break = np.zeros(items + 1, np.float32)
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:  # noqa: ARG002
+    def learn(self, known: Histories, check: Check | None) -> None:
         """Choose parameters, the first time; then index what is known, check events included."""
         if self._chosen is None:
             tried = choices(self._clock, known.repeats)

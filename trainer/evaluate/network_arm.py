@@ -71,7 +71,7 @@ class NetworkArm:
         on_gpu = torch.cuda.is_available()
         self._alone = Processes(0, 1, torch.device("cuda" if on_gpu else "cpu"))
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:  # noqa: ARG002
+    def learn(self, known: Histories, check: Check | None) -> None:
         """As the arm's name says; see Arm.learn."""
         going_on = self.network is not None and self.name.startswith("fine-tune")
         if self.network is not None and self.name in ONCE:

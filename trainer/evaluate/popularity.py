@@ -68,7 +68,7 @@ class Popularity:
         self._of: Histories | None = None
         self._end = 0
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:  # noqa: ARG002
+    def learn(self, known: Histories, check: Check | None) -> None:
         """Count what is known, check events included."""
         learned = known if check is None else check.histories
         self._counter, self._of = _counter(learned, self._items), learned
@@ -131,7 +131,7 @@ class LastItem:
         self._following, self._weight = _NOTHING, np.zeros(0, np.float32)
         self._tie_break = np.zeros(items + 1, np.float32)
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:  # noqa: ARG002
+    def learn(self, known: Histories, check: Check | None) -> None:
         """Count the pairs of what is known, check events included."""
         learned = chosen_alone(known if check is None else check.histories)
         pairs, weights = [], []

@@ -25,6 +25,7 @@ from schemas.errors import ConfigError
 from trainer.fit import Check
 from trainer.sequences import NOT_TARGETS, Histories, Ints
 
+PROTOCOLS = ("leave-one-out", "successive", "prequential")
 # Share of what is known, and of what has become known since the step before, that is for checking: the newest part.
 CHECK_SHARE, CHECK_SHARE_OF_NEW = 0.05, 0.25
 
@@ -37,7 +38,6 @@ class Step:
     known: Histories
     known_until_ms: int | None
     check: Check | None
-    since_ms: int | None  # see Arm.learn
     histories: Histories
     places: Ints  # [E] rising in time
     learned: NDArray[np.bool_]  # [N] of histories: known or for checking
@@ -72,6 +72,23 @@ def foreseeable(histories: Histories, masked: int | None) -> NDArray[np.bool_]:
     return possible
 
 
+def steps_of(
+    protocol: str,
+    histories: Histories,
+    cut: float,
+    first: float,
+    period_ms: int | None,
+    periods: int = 10,
+    own: Ints | None = None,
+) -> Iterator[Step]:
+    """The steps of one of PROTOCOLS. cut: see successive; the others: see period_moments. Raises ConfigError."""
+    if protocol == "leave-one-out":
+        return leave_one_out(histories)
+    if protocol == "successive":
+        return successive(histories, cut)
+    return prequential(histories, period_moments(histories, first, period_ms, periods, own))
+
+
 def leave_one_out(histories: Histories) -> Iterator[Step]:
     """One step. Users with fewer than two foreseeable events are learned whole and not tested."""
     place = np.flatnonzero(foreseeable(histories, None))
@@ -89,7 +106,7 @@ def leave_one_out(histories: Histories) -> Iterator[Step]:
     places = np.unique(kept.first)[_user_numbers(histories)[test]] + test - histories.first[test]
     check_places = np.unique(checked.first)[_user_numbers(histories)[check]] + check - histories.first[check]
     in_time = np.argsort(kept.event_time[places], kind="stable")
-    yield Step(None, known, None, Check(checked, check_places), None, kept, places[in_time], learned, None)
+    yield Step(None, known, None, Check(checked, check_places), kept, places[in_time], learned, None)
 
 
 def successive(histories: Histories, cut: float) -> Iterator[Step]:
@@ -142,7 +159,6 @@ def _step_at(histories: Histories, moment: int, masked: int | None, since: int |
         known=known if usable else before,
         known_until_ms=check_from if usable else moment,
         check=Check(before, check_places) if usable else None,
-        since_ms=since,
         histories=histories,
         places=places,
         learned=histories.event_time < moment,

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.config import PACKAGED, heads_of, recipe
-from trainer.evaluate.arms import Arm, Contestant
+from trainer.config import PACKAGED, heads_of
+from trainer.evaluate.arms import Arm
+from trainer.evaluate.contestants import contestants, training_for
 from trainer.evaluate.harness import Run, compete
-from trainer.evaluate.neighbours import Neighbours
-from trainer.evaluate.network_arm import NETWORKS, NetworkArm, Training
-from trainer.evaluate.popularity import LastItem, Popularity, Window, windows_for
-from trainer.evaluate.protocols import Step, leave_one_out, period_moments, prequential, successive
+from trainer.evaluate.network_arm import NetworkArm
+from trainer.evaluate.protocols import Step, steps_of
 from trainer.evaluate.report import Report
 from trainer.recipe import NetworkConfig
 from trainer.sequences import Histories, from_sorted
@@ -156,50 +155,27 @@ def one(folder: Path, out: Path, name: str) -> None:
         items, job.width, job.blocks, heads_of(job.width), dropout=job.dropout, history=histories.history,
         text=text.shape[1],
     )  # fmt: skip
-    on_gpu = torch.cuda.is_available()
-    first = recipe(job.passes, True, on_gpu, histories.history)
-    later = recipe(job.later_passes, False, on_gpu, histories.history)
+    training = training_for(job.protocol, sizes, text, job.passes, job.later_passes)
     if "sasrec" in job.arms:
-        first = replace(first, patience=15)
-    training = Training(sizes, first, later, text, timed=job.protocol != "leave-one-out")
-    windows = windows_for(clock, live=job.protocol != "leave-one-out")
-
-    def popularity(window: Window) -> Callable[[int], Arm]:
-        return lambda _: Popularity(window, items)
-
-    known = {
-        "popularity": Contestant("popularity", tuple(popularity(window) for window in windows), seeded=False),
-        "last-item": Contestant("last-item", (lambda _: LastItem(items),), seeded=False),
-        "vmis-knn": Contestant("vmis-knn", (lambda _: Neighbours(items, clock),), seeded=False),
-    }
+        training = replace(training, first=replace(training.first, patience=15))
     networks: list[NetworkArm] = []
 
-    def network(arm: str) -> Callable[[int], Arm]:
-        def make(seed: int) -> Arm:
-            networks.append(NetworkArm(arm, seed, training))
-            return networks[-1]
+    def network(arm: str, seed: int) -> Arm:
+        networks.append(NetworkArm(arm, seed, training))
+        return networks[-1]
 
-        return make
+    def steps() -> Iterator[Step]:
+        return steps_of(job.protocol, histories, job.cut, job.first, (job.period_hours or 24) * HOUR_MS)
 
-    known |= {arm: Contestant(arm, (network(arm),)) for arm in NETWORKS}
     described = {"name": str(data["name"]), "events": len(histories), "users": histories.user_count, "items": items}
     command = f"python -m tests.bench.gpu.quality run {folder} {out} {name}"
     runs: list[Run] = []
-    for arm in job.arms:
-        runs += compete([known[arm]], lambda: _steps(job, histories), items, job.seeds)
-        content = Report(described, {**vars(job), "first": str(first)}, job.seeds, tuple(runs), command).json()
+    for arm in contestants(job.arms, items, clock, job.protocol, network):
+        runs += compete([arm], steps, items, job.seeds)
+        content = Report(described, {**vars(job), "first": str(training.first)}, job.seeds, tuple(runs), command).json()
         (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     if job.protocol == "leave-one-out" and networks[0].network is not None:
         torch.save({"config": asdict(sizes), "state": networks[0].network.state_dict()}, out / f"{name}.pt")
-
-
-def _steps(job: Job, histories: Histories) -> Iterator[Step]:
-    if job.protocol == "leave-one-out":
-        return leave_one_out(histories)
-    if job.protocol == "successive":
-        return successive(histories, job.cut)
-    period = (job.period_hours or 24) * HOUR_MS
-    return prequential(histories, period_moments(histories, job.first, period, 10, None))
 
 
 def _line(out: Path, name: str) -> str:

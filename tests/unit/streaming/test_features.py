@@ -158,10 +158,10 @@ def test_popularity_counts_what_was_wanted_by_hour() -> None:
         Click("e5", "bob", "i2", NOW_MS, "IMPRESSION"),
         Click("e6", "bob", "i3", NOW_MS - hour),
     ]
-    [[_, (newest, counts)]] = [
+    [[_, (newest, *columns)]] = [
         value._values for tag, value in Job().take([record(c) for c in clicks])[:-1] if tag is POPULARITY
     ]
     assert newest == NOW_MS
-    assert sorted(counts) == sorted(
+    assert sorted(zip(*columns, strict=True)) == sorted(
         [(NOW_MS // hour, "i1", 2), (NOW_MS // hour - 1, "i1", 1), (NOW_MS // hour - 1, "i3", 1)]
     )

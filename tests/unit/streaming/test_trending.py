@@ -9,7 +9,8 @@ import pytest
 from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.user_state import HOUR_MS
-from streaming.trending import EVERY_MS, FOLD_AFTER, KEPT_ITEMS, Addition, CountTrending, Trending
+from streaming.popularity import Addition, OlderAddition
+from streaming.trending import EVERY_MS, FOLD_AFTER, KEPT_ITEMS, CountTrending, Trending
 from tests.unit.streaming.test_metrics import Counted
 
 START = 490_000  # an hour since 1970
@@ -62,7 +63,7 @@ class Flink:
         return operator
 
 
-def feed(operator: CountTrending, flink: Flink, *additions: Addition) -> list[Trending]:
+def feed(operator: CountTrending, flink: Flink, *additions: Addition | OlderAddition) -> list[Trending]:
     return [out for addition in additions for out in operator.process_element1(addition, flink)]
 
 
@@ -74,7 +75,8 @@ def listed(operator: CountTrending, flink: Flink) -> Trending:
 
 def addition(hour: int, *counts: tuple[int, str, int]) -> Addition:
     """A micro-batch whose newest event lies 1 s into `hour`; counts of (hour, item, count)."""
-    return (START + hour) * HOUR_MS + 1000, [(START + h, item, count) for h, item, count in counts]
+    hours, items, amounts = map(list, zip(*counts, strict=True)) if counts else ([], [], [])
+    return (START + hour) * HOUR_MS + 1000, [START + h for h in hours], items, amounts
 
 
 def some_additions(seed: int, count: int) -> Iterator[Addition]:
@@ -88,10 +90,10 @@ def some_additions(seed: int, count: int) -> Iterator[Addition]:
 
 def plain(additions: list[Addition], hours: int) -> tuple[list[tuple[str, int]], int]:
     """Items with their counts, best first, ties by id; and the newest event."""
-    newest = max(time for time, _ in additions)
+    newest = max(time for time, *_ in additions)
     counts: Counter[str] = Counter()
-    for _, some in additions:
-        for hour, item, count in some:
+    for _, *columns in additions:
+        for hour, item, count in zip(*columns, strict=True):
             if newest // HOUR_MS - hour < hours:
                 counts[item] += count
     return sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:KEPT_ITEMS], newest
@@ -189,6 +191,31 @@ def test_additions_from_before_a_restart_count_towards_the_next_fold() -> None:
     feed(flink.start(), flink, addition(0, (0, "a", 1)))
     assert list(flink.additions) == []
     assert flink.hours[START][1] == {"a": FOLD_AFTER}
+
+
+def test_hours_that_hold_more_than_came_are_not_written_yet() -> None:
+    flink = Flink()
+    feed(flink.start(), flink, addition(0, *((0, f"i{n}", 1) for n in range(FOLD_AFTER + 1))))
+    feed(flink.start(), flink, *[addition(0, (0, "a", 1))] * (FOLD_AFTER - 1))
+    assert flink.additions == [], "all came since the last fold, which there was none"
+    feed(flink.start(), flink, *[addition(0, (0, "b", 1))] * FOLD_AFTER)
+    assert len(flink.additions) == FOLD_AFTER, "fewer than the hour's items"
+    feed(flink.start(), flink, *[addition(0, (0, "b", 1))] * FOLD_AFTER)
+    assert flink.additions == []
+    assert flink.hours[START][1]["b"] == 2 * FOLD_AFTER
+
+
+def test_state_and_additions_of_an_older_job_count_on() -> None:
+    flink = Flink()
+    newest = (START + 1) * HOUR_MS + 1000
+    flink.hours.update({START: (START * HOUR_MS, {"a": 2}), START + 1: (newest - 500, {"b": 1})})
+    older: OlderAddition = (newest, [(START, "a", 1), (START + 1, "c", 4)])
+    flink.additions.extend([older, (newest, [])])
+    assert listed(flink.start(), flink) == Trending(["c", "a", "b"], [4, 3, 1], newest)
+    operator = flink.start()
+    feed(operator, flink, older, addition(1, (1, "b", 9)))
+    assert listed(operator, flink) == Trending(["b", "c", "a"], [10, 8, 4], newest)
+    assert listed(flink.start(), flink) == listed(operator, flink)
 
 
 def test_the_first_list_comes_at_once_and_later_ones_by_a_single_timer() -> None:

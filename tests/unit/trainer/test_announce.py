@@ -7,11 +7,11 @@ import pytest
 
 from schemas.errors import ConfigError, ContractError, ModelRefused
 from schemas.release import ModelRelease, Stage, decode_release
-from schemas.roll_back import RollBack
+from schemas.roll_back import RollBack, Standing
 from schemas.signing import Trust, make_key, read_trust, stale
 from trainer import __main__ as cli
 from trainer import announce as announcing
-from trainer.announce import announce, folder_of, promote, roll_back, served, stands, trust_of
+from trainer.announce import Told, folder_of, promote, roll_back, served, trust_of
 from trainer.config import DAY_MS, Settings
 from trainer.publish import Release
 
@@ -21,7 +21,7 @@ FIRST, SECOND, THIRD = "20260101-000000", "20260101-000001", "20260101-000002"
 
 
 @pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> list[ModelRelease]:
+def topic(monkeypatch: pytest.MonkeyPatch, blocked: dict[str, RollBack]) -> list[ModelRelease]:
     """The release topic as a list: what is announced is appended."""
     messages: list[ModelRelease] = []
 
@@ -32,17 +32,22 @@ def topic(monkeypatch: pytest.MonkeyPatch) -> list[ModelRelease]:
         return len(messages) - 1
 
     monkeypatch.setattr(announcing, "send", send)
-    monkeypatch.setattr(announcing, "announced", lambda _: list(messages))
-    monkeypatch.setattr(announcing, "rolled_back", lambda _: {})
+    monkeypatch.setattr(announcing, "told", lambda _: Told(list(messages), blocked))
     return messages
 
 
 @pytest.fixture
-def blocked(monkeypatch: pytest.MonkeyPatch) -> dict[str, RollBack]:
+def blocked() -> dict[str, RollBack]:
     """What the job has rolled back, by digest."""
-    found: dict[str, RollBack] = {}
-    monkeypatch.setattr(announcing, "rolled_back", lambda _: found)
-    return found
+    return {}
+
+
+def announce(settings: Settings, release: Release, stage: Stage = "full", percent: int = 100) -> ModelRelease:
+    return announcing.announce(settings, announcing.told(settings), release, stage, percent)
+
+
+def stands(settings: Settings) -> Standing:
+    return announcing.told(settings).standing
 
 
 def test_a_roll_back_goes_to_the_parent_and_then_to_its_parent(

@@ -10,22 +10,23 @@ from deploy.local.config import REPOSITORY
 from schemas.errors import ConfigError, ModelRefused, UnreachableError
 from tests.unit.trainer.learning import ALONE
 from trainer import periodic
-from trainer.__main__ import seconds_of
-from trainer.config import Settings, plan
+from trainer.config import Settings, ms_of, plan
 from trainer.cycle import Stopped, cycle
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200)])
-def test_periods_are_written_with_their_unit(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86_400), ("2w", 1_209_600)]
+)
+def test_periods_are_written_with_their_unit(text: str, seconds: int) -> None:
+    assert ms_of("--every", text) == seconds * 1000
 
 
-@pytest.mark.parametrize("text", ["15", "m", "0m", "-3s", "1d"])
+@pytest.mark.parametrize("text", ["15", "m", "0m", "-3s", "1y", "1d2h"])
 def test_other_periods_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no period"):
-        seconds_of(text)
+    with pytest.raises(ConfigError, match=f"--every {text} is no period"):
+        ms_of("--every", text)
 
 
 def test_the_plan_keeps_checkpoints_out_of_the_releases(tmp_path: Path) -> None:

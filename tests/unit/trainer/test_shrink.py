@@ -21,6 +21,7 @@ from tests.unit.trainer.shop import chain_clicks
 from tests.unit.trainer.test_shrink_lean import lively
 from trainer import cycle as module
 from trainer import shrink
+from trainer.announce import Told
 from trainer.config import Plan, Settings, plan
 from trainer.export import export, graph_feed, open_graph, run_graph
 from trainer.material import gather
@@ -327,18 +328,24 @@ def test_a_cycle_publishes_the_shrunk_model_or_else_the_full_one(
     settings = Settings(trainer={**section, "threads": 1, "text_model": "", "shrink": "int8", "shrink_loss": 0.9})
     store(tmp_path / "data", chain_clicks(60, users=250, events=20, seed=5))
     # What a cycle says to Kafka, the flow tests see; here is no Kafka.
-    for name in ("announce", "mark_seen"):
-        monkeypatch.setattr(module, name, lambda *_: None)
-    monkeypatch.setattr(module, "announced", lambda *_: [])
+    asked: list[Settings] = []
+    monkeypatch.setattr(module, "told", lambda settings: asked.append(settings) or Told([], {}))
+    monkeypatch.setattr(module, "mark_seen", lambda *_: None)
+    monkeypatch.setattr(
+        module,
+        "announce",
+        lambda _, __, it: ModelRelease(it.manifest.version, it.folder.as_uri(), it.manifest_sha256, 1),
+    )
     if refused:
         monkeypatch.setattr(shrink, "refusal", lambda *_, **__: "no")
     planned = plan(settings)
     material = gather(planned, None)
     assert material is not None
-    network, fit = module._tune(material, planned, "20260101-000000", ALONE)
+    network, fit = module.resume_and_tune(material, planned, planned.curves / "20260101-000000", ALONE)
     steps: list[str] = []
     release = module._finish(settings, planned, material, "20260101-000000", network, fit, steps.append)
     assert steps == ["shrink", "export", "judge", "publish"]
+    assert len(asked) == 1, "the topics are read once for announcing and for what stays on disk"
     graph = onnx.load(release.folder / "model.onnx")
     whole = any(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.graph.initializer)
     assert whole == bool(release.manifest.receipt) == (not refused)

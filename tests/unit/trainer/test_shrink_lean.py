@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,6 +64,17 @@ def answers(graph: onnx.ModelProto, feed: Inputs) -> tuple[NDArray[np.int64], ND
     return index, score
 
 
+def compared(network: Network, top_k: int, feed: Inputs) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+    """Lists of the lean graph and of the network, whose scores are the same; and which of their places hold an item."""
+    index, score = answers(lay(network, top_k)[0], feed)
+    with torch.no_grad():
+        expected_index, expected_score = Scorer(network, top_k)(*(torch.from_numpy(feed[name]) for name in INPUTS))
+    listed = np.isfinite(score)
+    assert (listed == np.isfinite(expected_score.numpy())).all()
+    np.testing.assert_allclose(score[listed], expected_score.numpy()[listed], atol=2e-5)
+    return index, expected_index.numpy(), listed
+
+
 def some_users(shop: Histories, count: int) -> Inputs:
     """Histories of many lengths, some items not to be had."""
     places = np.random.default_rng(4).permutation(len(shop))[:count]
@@ -80,13 +92,8 @@ def rows(feed: Inputs, taken: slice) -> Inputs:
 def test_the_lean_graph_gives_what_the_network_gives(shop: Histories, config: NetworkConfig, size: int) -> None:
     network = lively(config, shop)
     feed = some_users(shop, size)
-    index, score = answers(lay(network, 50)[0], feed)
-    with torch.no_grad():
-        expected_index, expected_score = Scorer(network, 50)(*(torch.from_numpy(feed[name]) for name in INPUTS))
-    listed = np.isfinite(score)
-    assert (listed == np.isfinite(expected_score.numpy())).all()
-    np.testing.assert_allclose(score[listed], expected_score.numpy()[listed], atol=2e-5)
-    assert (index == expected_index.numpy())[listed].mean() > 0.99
+    index, expected, listed = compared(network, 50, feed)
+    assert (index == expected)[listed].mean() > 0.99
 
 
 @pytest.mark.parametrize("history", [3, HISTORY, 70, 200])
@@ -159,14 +166,9 @@ def test_lists_found_block_by_block_are_the_same(shop: Histories, remembers: boo
     feed = some_users(shop, 60)
     feed["item_index"] = np.where(feed["action"] > 0, rng.integers(0, many + 1, feed["item_index"].shape), 0)
     feed["available"] = np.arange(many + 1) > many - left  # the last ones, in a block that is not full
-    index, score = answers(lay(network, 5)[0], feed)
-    with torch.no_grad():
-        expected_index, expected_score = Scorer(network, 5)(*(torch.from_numpy(feed[name]) for name in INPUTS))
-    listed = np.isfinite(score)
-    assert (listed == np.isfinite(expected_score.numpy())).all()
-    np.testing.assert_allclose(score[listed], expected_score.numpy()[listed], atol=2e-5)
+    index, expected, listed = compared(network, 5, feed)
     equals = np.arange(200, many + 1, 40)
-    assert ((index == expected_index.numpy()) | np.isin(index, equals))[listed].mean() > 0.99
+    assert ((index == expected) | np.isin(index, equals))[listed].mean() > 0.99
     assert all(len(set(row[shown])) == shown.sum() for row, shown in zip(index, listed, strict=True))
     assert index.max() <= many
 

@@ -56,7 +56,7 @@ def test_no_arm_looks_at_the_event_or_beyond(name: str) -> None:
     events = walks()
     for step in [*successive(events, 0.6), *prequential(events, period_moments(events, 0.5, None, 3, None))]:
         arm = MAKERS[name]()
-        arm.learn(step.known, step.check, step.since_ms)
+        arm.learn(step.known, step.check)
         assert not caught_cheating(arm, step)
 
 
@@ -68,7 +68,7 @@ class Cheat:
     def __init__(self, ahead: int) -> None:
         self.ahead = ahead
 
-    def learn(self, known: Histories, check: object, since_ms: int | None) -> None:
+    def learn(self, known: Histories, check: object) -> None:
         pass
 
     def scores(self, histories: Histories, places: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
@@ -89,7 +89,7 @@ def test_an_arm_that_looks_is_caught(ahead: int) -> None:
 def test_what_is_scored_together_does_not_matter(name: str) -> None:
     (step,) = successive(walks(), 0.6)
     arm = MAKERS[name]()
-    arm.learn(step.known, step.check, None)
+    arm.learn(step.known, step.check)
     together = arm.scores(step.histories, step.places)
     alone = np.concatenate([arm.scores(step.histories, step.places[n : n + 1]) for n in range(len(step.places))])
     np.testing.assert_allclose(together, alone, rtol=1e-6)
@@ -122,7 +122,7 @@ def sales() -> tuple[Histories, np.ndarray]:  # type: ignore[type-arg]
 def test_windows_count_what_lies_in_them(window: Window, counts: list[int]) -> None:
     events, place = sales()
     arm = Popularity(window, 4)
-    arm.learn(events.before(START_MS + 11 * DAY_MS), None, None)
+    arm.learn(events.before(START_MS + 11 * DAY_MS), None)
     assert arm.scores(events, place)[0, 1:].tolist() == counts
 
 
@@ -145,7 +145,7 @@ def words(text: str) -> Histories:
 def test_what_followed_sooner_and_more_often_scores_higher() -> None:
     events = words("abc abd ba ax")
     arm = LastItem(8)
-    arm.learn(events, None, None)
+    arm.learn(events, None)
     scores = arm.scores(words("ae"), np.array([1]))[0]
     np.testing.assert_allclose(scores[[2, 3, 4]], [2.0, 0.5, 0.5], atol=2e-4)  # b twice, c and d at a distance of two
     assert scores[1] < 0.001  # nothing leads from a to a
@@ -157,7 +157,7 @@ def test_neighbours_by_hand() -> None:
     # Sessions, oldest to newest: abc, bd, ae, fg. The user has a, then b.
     events = words("abc bd ae fg")
     arm = Neighbours(8, "time")
-    arm.learn(events, None, None)
+    arm.learn(events, None)
     assert arm.name == Parameters().name
     scores = arm.scores(words("abh"), np.array([2]))[0]
     # Weights: b 2/2, a 1/2. Similarity: abc 1.5, bd 1, ae 0.5. Newest shared: b is 0 items old, a is 1 (× 0.9).
@@ -179,14 +179,14 @@ def test_only_the_most_recent_sessions_and_the_most_similar_neighbours_vote() ->
 def voted(parameters: Parameters, text: str, user: str = "ab") -> str:
     """The items that get votes for a user with these items."""
     arm = Neighbours(8, "time", parameters)
-    arm.learn(words(text), None, None)
+    arm.learn(words(text), None)
     scores = arm.scores(words(user + "h"), np.array([len(user)]))[0]
     return "".join(np.array(list("abcdefgh"))[scores[1:] > 0.01])
 
 
 def test_an_item_the_user_has_twice_counts_once() -> None:
     arm = Neighbours(8, "time", Parameters(idf=False))
-    arm.learn(words("ac bd"), None, None)
+    arm.learn(words("ac bd"), None)
     scores = arm.scores(words("abah"), np.array([3]))[0]
     np.testing.assert_allclose(scores[4] / scores[3], 2 / 3 * 0.9, atol=1e-5)
 
@@ -195,7 +195,7 @@ def test_a_very_long_session_is_cut() -> None:
     names = [f"i{n:03d}" for n in range(120)]
     rows = [("u", name, START_MS + n * 1000) for n, name in enumerate(names)]
     arm = Neighbours(120, "time", Parameters(idf=False))
-    arm.learn(histories(clicks_of(rows), Vocabulary(names), history=10), None, None)
+    arm.learn(histories(clicks_of(rows), Vocabulary(names), history=10), None)
     user = histories(clicks_of([("v", names[60], START_MS), ("v", names[0], START_MS + 1)]), Vocabulary(names), 10)
     assert np.flatnonzero(arm.scores(user, np.array([1]))[0] > 0.01).tolist() == list(range(51, 101))
 
@@ -207,7 +207,7 @@ def test_a_pause_ends_a_session_only_where_it_should() -> None:
     found = {}
     for pauses in (True, False):
         arm = Neighbours(8, "time", Parameters(pauses=pauses, idf=False))
-        arm.learn(events, None, None)
+        arm.learn(events, None)
         found[pauses] = np.flatnonzero(arm.scores(words("ah"), np.array([1]))[0][1:] > 0.1).tolist()
     assert found == {True: [0, 1], False: [0, 1, 2]}
 
@@ -215,7 +215,7 @@ def test_a_pause_ends_a_session_only_where_it_should() -> None:
 def test_parameters_are_chosen_on_the_check_events() -> None:
     (step,) = successive(walks(), 0.6)
     arm = Neighbours(ITEMS, "time")
-    arm.learn(step.known, step.check, None)
+    arm.learn(step.known, step.check)
     assert arm.name in {each.name for each in choices("time", repeats=False)}
     assert not any(each.pauses for each in choices("place", repeats=True))
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from schemas.errors import ConfigError, FreshrecError
 from tests.unit.trainer.shop import chain_clicks
 from trainer.__main__ import app, seeds_of
-from trainer.evaluate.command import Options, evaluate, hours_of
+from trainer.evaluate.command import Options, evaluate
 from trainer.evaluate.metrics import METRICS
 
 # matplotlib warns of its own parts.
@@ -86,11 +86,6 @@ def test_an_order_within_users_cannot_be_cut_in_time(tmp_path: Path) -> None:
     (tmp_path / "derived_s3rec_beauty_items.tsv.gz").write_bytes(gzip.compress(titles))
     with pytest.raises(ConfigError, match="cannot be cut in time; use --protocol leave-one-out"):
         evaluate(Options(tmp_path, format="amazon-beauty", protocol="successive"))
-
-
-@pytest.mark.parametrize(("text", "hours"), [("6h", 6), ("1d", 24), ("2w", 336)])
-def test_periods_are_written_with_their_unit(text: str, hours: int) -> None:
-    assert hours_of(text) == hours
 
 
 def test_seeds_are_a_list_of_whole_numbers() -> None:

@@ -23,10 +23,10 @@ class Fixed:
     def __init__(self, scores: list[float], name: str = "fixed") -> None:
         self.name = name
         self.fixed = np.array([0.0, *scores], np.float32)
-        self.taught: list[tuple[int, int | None]] = []
+        self.taught: list[int] = []
 
-    def learn(self, known: Histories, check: Check | None, since_ms: int | None) -> None:
-        self.taught.append((len(known) if check is None else len(check.histories), since_ms))
+    def learn(self, known: Histories, check: Check | None) -> None:
+        self.taught.append(len(known if check is None else check.histories))
 
     def scores(self, histories: Histories, places: Ints) -> NDArray[np.float32]:
         return np.tile(self.fixed, (len(places), 1))
@@ -70,8 +70,7 @@ def test_an_arm_learns_period_after_period() -> None:
     arm = Fixed([4, 3, 2, 1])
     moments = np.array([START_MS + HOUR * n for n in (1, 3, 5, 6)])
     (run,) = compete([Contestant("fixed", (lambda _: arm,))], lambda: prequential(events(), moments), 4, (1,))
-    assert [count for count, _ in arm.taught] == [1, 3, 6]
-    assert arm.taught[0][1] is None
+    assert arm.taught == [1, 3, 6]
     assert len(run.parts) == 3
     assert [part.figures["events"] for part in run.parts] == [1, 2, 1]
     assert [part.begins_ms for part in run.parts] == moments[:-1].tolist()
