@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,7 +23,6 @@ from schemas.release import FILES, ITEMS, MODEL, WARMUP
 from trainer.config import TOP
 from trainer.export import INPUTS, open_graph, write_warmup
 from trainer.lean import lay
-from trainer.material import Material
 from trainer.network import Network
 from trainer.progress import say
 from trainer.prune import FEED_KEPT, HEADS_KEPT, importance_of, pruned, shared
@@ -30,6 +30,9 @@ from trainer.quantize import observed_ranges, with_fewer_neighbours
 from trainer.receipt import Side, receipt_of, refusal
 from trainer.recover import recover
 from trainer.sequences import Histories, Ints, next_items
+
+if TYPE_CHECKING:
+    from trainer.material import Material  # which reads tables; a GPU host that fits and shrinks has nothing for them
 
 # Beside the full model's, in one folder.
 _SHRUNK = "shrunk"

@@ -86,7 +86,8 @@ def main() -> None:
         ]
     content = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}", "gpus": gpus, "torch": torch.__version__, "data": asked.name,
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())), "passes": asked.passes, "fits": found,
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
+        "passes": asked.passes, "fits": found,
     }  # fmt: skip
     asked.out.write_text(json.dumps(content, indent=1) + "\n")
     print(f"{'GPUs':>4} {'steps':>6} {'s':>7} {'steps/s':>8} {'loss':>7} {'NDCG@10':>8} {'HR@10':>7}")
