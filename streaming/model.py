@@ -4,6 +4,7 @@ ONNX Runtime deadlocks when it is imported or called in a task thread of Flink (
 lock in a way the embedded interpreter cannot grant), so this module is used from Python's own threads alone.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ from streaming.fetch import fetch
 from streaming.rehearsal import rehearse
 from streaming.sturdy import CPU, Sturdy
 from streaming.wire import wire_value
+
+log = logging.getLogger("score")
 
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
 # costs nothing, and a row that nobody needs as much as any. The largest bounds the memory of one call: users × items.
@@ -147,7 +150,10 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
         onnxruntime.preload_dlls()  # the CUDA libraries that came with torch
     try:
         return onnxruntime.InferenceSession(graph, options, providers=usable or [CPU])
-    except Exception as error:  # ONNX Runtime raises whatever the graph made it stumble over
+    except Exception as error:  # ONNX Runtime raises whatever the graph, or a full GPU, made it stumble over
+        if CUDA in usable:
+            log.warning("score: %s does not take release %s, the CPU does (%s)", CUDA, version, one_line(error))
+            return _session(graph, version, [CPU], threads)
         raise ModelRefused(
             f"{MODEL} of release {version} is no graph that runs ({type(error).__name__}: {one_line(error)})",
             AGAIN,

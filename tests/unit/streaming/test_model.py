@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -18,7 +19,7 @@ from schemas.features import COUNTER_NAMES, Inputs
 from schemas.ids import hash_ids
 from schemas.release import FILES, MANIFEST, ModelRelease, digest_of
 from schemas.user_state import HISTORY
-from streaming.model import BATCH_SIZES, load, scorer_threads
+from streaming.model import BATCH_SIZES, CUDA, load, scorer_threads
 from tests.releases import base_scores, make_graph, make_release, make_warmup
 
 CPU = ["CPUExecutionProvider"]
@@ -277,3 +278,23 @@ def test_threads_are_as_asked_or_an_even_share_of_the_cores(
 def test_a_release_made_for_tests_has_the_digests_it_announces(tmp_path: Path) -> None:
     release = make_release(tmp_path, ITEMS, FAVOURITES)
     assert digest_of((tmp_path / MANIFEST).read_bytes()).sha256 == release.manifest_sha256
+
+
+def test_a_release_that_the_gpu_has_no_memory_for_runs_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Measured on a real one: see tests/bench/gpu/scarce.py."""
+    real = onnxruntime.InferenceSession
+
+    def session(graph: bytes, options: Any, providers: list[str]) -> Any:
+        if providers[0] == CUDA:
+            raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer")
+        return real(graph, options, providers=providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, *CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr("streaming.model.GPU_DEVICE", tmp_path)
+    model = load(make_release(tmp_path / "r", ITEMS, FAVOURITES), [CUDA, *CPU], threads=1)
+    assert model.provider == CPU[0]
+    assert "the CPU does (BFCArena: Failed to allocate" in caplog.text
