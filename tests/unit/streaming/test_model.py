@@ -291,10 +291,11 @@ def test_a_release_that_the_gpu_has_no_memory_for_runs_on_the_cpu(
             raise RuntimeError("BFCArena: Failed to allocate memory for requested buffer")
         return real(graph, options, providers=providers)
 
+    release = make_release(tmp_path / "r", ITEMS, FAVOURITES)
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, *CPU])
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr("streaming.model.GPU_DEVICE", tmp_path)
-    model = load(make_release(tmp_path / "r", ITEMS, FAVOURITES), [CUDA, *CPU], threads=1)
+    model = load(release, [CUDA, *CPU], threads=1)
     assert model.provider == CPU[0]
     assert "the CPU does (BFCArena: Failed to allocate" in caplog.text
