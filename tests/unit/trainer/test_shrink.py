@@ -30,6 +30,7 @@ from trainer.parts import write_parts
 from trainer.publish import seal
 from trainer.receipt import overlap, refusal, table_of
 from trainer.recipe import NetworkConfig
+from trainer.resume import resume_and_tune
 from trainer.sequences import Histories, Ints, next_items
 from trainer.show import receipts_table
 from trainer.shrink import Full, narrowed, put_in_place, shrunk_or_full
@@ -217,6 +218,10 @@ def test_a_refused_model_leaves_the_full_one_in_its_place(
         assert digest_of((folder / name).read_bytes()) == digest_of((wide / name).read_bytes())
 
 
+def test_without_a_way_the_full_model_is_not_measured_against_itself(full: Full, folder: Path) -> None:
+    assert shrunk_or_full(full, narrowed(full, (), seed=1), (), folder, 1, 1.0) == {}
+
+
 def test_a_model_that_really_loses_too_much_is_refused(
     full: Full, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,7 +334,12 @@ def test_a_cycle_publishes_the_shrunk_model_or_else_the_full_one(
     store(tmp_path / "data", chain_clicks(60, users=250, events=20, seed=5))
     # What a cycle says to Kafka, the flow tests see; here is no Kafka.
     asked: list[Settings] = []
-    monkeypatch.setattr(module, "told", lambda settings: asked.append(settings) or Told([], {}))
+
+    def told(settings: Settings) -> Told:
+        asked.append(settings)
+        return Told([], {})
+
+    monkeypatch.setattr(module, "told", told)
     monkeypatch.setattr(module, "mark_seen", lambda *_: None)
     monkeypatch.setattr(
         module,
@@ -341,7 +351,7 @@ def test_a_cycle_publishes_the_shrunk_model_or_else_the_full_one(
     planned = plan(settings)
     material = gather(planned, None)
     assert material is not None
-    network, fit = module.resume_and_tune(material, planned, planned.curves / "20260101-000000", ALONE)
+    network, fit = resume_and_tune(material, planned, planned.curves / "20260101-000000", ALONE)
     steps: list[str] = []
     release = module._finish(settings, planned, material, "20260101-000000", network, fit, steps.append)
     assert steps == ["shrink", "export", "judge", "publish"]
