@@ -70,7 +70,7 @@ def looking(settings: CommonSettings, group: str = "freshrec-look") -> Consumer:
     """A consumer that joins no group and commits nothing by itself. group: whose positions it can tell, and set."""
     return Consumer(
         {
-            "bootstrap.servers": settings.kafka.bootstrap,
+            **settings.kafka.client(),
             "group.id": group,
             "enable.auto.commit": False,
             "enable.partition.eof": True,

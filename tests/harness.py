@@ -61,7 +61,7 @@ class RunningJob:
         create_topics(self.settings, click_partitions=2)
         create_tables(self.settings)
         self.session = connect(self.settings)
-        self.producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1})
+        self.producer = Producer({**self.settings.kafka.client(), "acks": "all", "linger.ms": 1})
 
     def start(self, **env: str) -> None:
         """Start the job from nothing; env is added to what it is given, this time only."""

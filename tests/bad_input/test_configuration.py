@@ -44,7 +44,7 @@ IN_THE_FILE = {
         "streaming.freshness in freshrec.toml is no setting; did you mean streaming.freshness_ms?",
     ),
     "unknown section": ("[casandra]\nport = 5", "casandra in freshrec.toml is no setting; did you mean cassandra?"),
-    "a key near to none": ("qqqq = 1", "qqqq in freshrec.toml is no setting; known keys: namespace, kafka, kafka.boot"),
+    "a key near to none": ("qqqq = 1", "qqqq in freshrec.toml is no setting; known keys: namespace, kafka, kafka.user"),
     "no number": (
         '[cassandra]\nport = "many"',
         "cassandra.port = 'many' in freshrec.toml: Input should be a valid integer, unable to parse string as an "
@@ -150,7 +150,7 @@ IN_THE_ENVIRONMENT = {
     "a key near to none": (
         "FRESHREC_QQQQ",
         "1",
-        "FRESHREC_QQQQ is no setting; known keys: namespace, kafka, kafka.boot",
+        "FRESHREC_QQQQ is no setting; known keys: namespace, kafka, kafka.user",
     ),
 }
 
