@@ -60,6 +60,7 @@ class RunningJob:
         self.settings = CommonSettings(namespace=namespace, kafka=common.kafka, cassandra=common.cassandra)
         create_topics(self.settings, click_partitions=2)
         create_tables(self.settings)
+        stack.grant(self.settings)
         self.session = connect(self.settings)
         self.producer = Producer({**self.settings.kafka.client(), "acks": "all", "linger.ms": 1})
 

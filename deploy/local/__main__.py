@@ -18,7 +18,10 @@ from streaming.config import Settings as JobSettings
 
 JOB = REPOSITORY / "streaming" / "job.py"
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+# A traceback without the values of variables: some of them are secrets.
+app = typer.Typer(
+    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
+)
 State = Annotated[Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")]
 
 
@@ -31,11 +34,12 @@ def up(
     spares: Annotated[int | None, typer.Option(help="Warm TaskManagers for a quick recovery [default: 0].")] = None,
     namespace: Annotated[str | None, typer.Option(help="Prefix of topics, name of the keyspace.")] = None,
     metrics: Annotated[bool | None, typer.Option("--metrics", help="Prometheus endpoints, on every interface.")] = None,
+    secure: Annotated[bool | None, typer.Option("--secure", help="TLS, accounts and rights: see SECURITY.md.")] = None,
     servers_only: Annotated[bool, typer.Option("--servers-only", help="Kafka and Cassandra, no job.")] = False,
 ) -> None:
     """Start Kafka, Cassandra and the job; return when all of them really answer."""
     local = load_local_settings(
-        state=state, port_base=port_base, taskmanagers=taskmanagers, spares=spares, metrics=metrics
+        state=state, port_base=port_base, taskmanagers=taskmanagers, spares=spares, metrics=metrics, secure=secure
     )
     # Addresses in a settings file are those of other servers; only the name of the tenant is taken
     # from there.
@@ -109,7 +113,7 @@ def demo(
 
 def _show_running(stack: Stack) -> None:
     Console().print(render_status(stack))
-    if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace:
+    if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace or stack.plan.secure:
         print("For every other command of the project, in this terminal:")
         for key, value in stack.environment.items():
             print(f"export {key}='{value}'")

@@ -18,6 +18,7 @@ from deploy.local.config import REPOSITORY
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.ports import HOST, Ports
 from deploy.local.process import Process
+from deploy.local.secure import Keys
 from deploy.local.server import HERE, Server, render
 from schemas.errors import UnreachableError
 
@@ -49,6 +50,7 @@ class Cluster:
     parallelism: int
     metrics: bool
     job: Job
+    keys: Keys | None
 
     @property
     def folder(self) -> Path:
@@ -60,7 +62,9 @@ class Cluster:
 
     @property
     def rest(self) -> FlinkRest:
-        return FlinkRest(f"http://{HOST}:{self.ports.flink_rest}")
+        if self.keys is None:
+            return FlinkRest(f"http://{HOST}:{self.ports.flink_rest}")
+        return FlinkRest(f"https://{HOST}:{self.ports.flink_rest}", self.keys.client_context())
 
     def prepare(self) -> dict[str, str]:
         """Write configuration and links; returns the environment of a process."""
@@ -69,6 +73,7 @@ class Cluster:
         render(
             CONFIGS / "config.yaml",
             conf / "config.yaml",
+            CONFIGS / "secure.yaml" if self.keys else None,
             rpc_port=self.ports.flink_rpc,
             blob_port=self.ports.flink_blobs,
             rest_port=self.ports.flink_rest,
@@ -76,6 +81,7 @@ class Cluster:
             checkpoints=self.checkpoints.as_uri(),
             savepoints=(self.folder / "savepoints").as_uri(),
             tmp=self.folder / "tmp",
+            **({"keys": self.keys.folder, "password": self.keys.keystore_password} if self.keys else {}),
         )
         # Its ${…} are log4j's own, hence no template.
         shutil.copy(CONFIGS / "log4j-console.properties", conf)

@@ -21,6 +21,8 @@ class Plan:
     spares: int
     click_partitions: int
     metrics: bool
+    # Plans of earlier versions say nothing of it.
+    secure: bool = False
     wanted: list[str] = field(default_factory=list)
     job: Job | None = None
 
