@@ -36,10 +36,11 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards."""
+    """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards, FRESHREC_TEST_SECURE locks them."""
     with tempfile.TemporaryDirectory(prefix="freshrec-test-") as folder:
         state = Path(os.environ.get("KEEP_TEST_STATE", folder))
-        stack = Stack.create(load_local_settings(state=state), free_ports=True)
+        secure = "FRESHREC_TEST_SECURE" in os.environ
+        stack = Stack.create(load_local_settings(state=state, secure=secure), free_ports=True)
         try:
             stack.start_servers(print)
             yield stack

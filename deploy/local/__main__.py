@@ -19,9 +19,7 @@ from streaming.config import Settings as JobSettings
 JOB = REPOSITORY / "streaming" / "job.py"
 
 # A traceback without the values of variables: some of them are secrets.
-app = typer.Typer(
-    help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False
-)
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 State = Annotated[Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")]
 
 
