@@ -244,7 +244,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
     line = refusal("lookup", "user-1", *flags)
     assert line == (
         f"{flags[0].split('=')[0]} puts a secret on the command line, where every user of this machine can read it; "
-        "set FRESHREC_CASSANDRA__PASSWORD or cassandra.password_file"
+        "set FRESHREC_KAFKA__PASSWORD or FRESHREC_CASSANDRA__PASSWORD, or name a file of it as password_file"
     )
 
 
