@@ -1,4 +1,4 @@
-"""The local stack: `python -m deploy.local up | status | down | demo`."""
+"""The local stack: `python -m deploy.local up | status | down | rotate | demo`."""
 
 import sys
 import time
@@ -8,12 +8,14 @@ from typing import Annotated, Self
 import typer
 from rich.console import Console
 
+from deploy.local import accounts
 from deploy.local.config import REPOSITORY, ProjectSettings, load_local_settings
 from deploy.local.ports import DEFAULT_BASE
+from deploy.local.secure import ACCOUNTS
 from deploy.local.stack import Stack
 from deploy.local.status import render_status
 from schemas.errors import ConfigError, run_command
-from schemas.settings import load_settings
+from schemas.settings import load_settings, nearest
 from streaming.config import Settings as JobSettings
 
 JOB = REPOSITORY / "streaming" / "job.py"
@@ -76,6 +78,21 @@ def down(
         if wipe:
             stack.wipe()
             report(f"{stack.state} is wiped")
+
+
+@app.command()
+def rotate(
+    account: Annotated[str, typer.Argument(help=f"One of {', '.join(ACCOUNTS)}.")],
+    state: State = None,
+) -> None:
+    """Give an account of a secure stack that runs a new password; whoever uses it reads its file again."""
+    stack = Stack.open(load_local_settings(state=state).state)
+    if (keys := stack.keys) is None:
+        raise ConfigError(f"the stack in {stack.state} has no accounts", "start one with up --secure")
+    if account not in ACCOUNTS:
+        raise ConfigError(f"there is no account {account}", nearest(account, ACCOUNTS))
+    accounts.rotate(stack.settings, keys, account)
+    print(f"{account} has a new password, in {keys.password_file(account)}")
 
 
 @app.command()

@@ -30,7 +30,8 @@ from confluent_kafka.admin import (
 
 from deploy.local.cassandra import WELL_KNOWN, cql
 from deploy.local.kafka import ANSWER_S, QUIET
-from deploy.local.secure import Keys
+from deploy.local.secure import Keys, new_password
+from deploy.local.server import replace_secret
 from schemas.errors import ContractError, UnreachableError
 from schemas.settings import CommonSettings
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES, ROLL_BACKS
@@ -62,15 +63,28 @@ def create(settings: CommonSettings, keys: Keys, servers: Collection[str] = BOTH
     Raises UnreachableError, ContractError when a server refuses.
     """
     if "kafka" in servers:
-        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
-        users = [UserScramCredentialUpsertion(name, info, keys.password_file(name).read_bytes()) for name in TOPICS]
-        _in_kafka(settings, lambda admin: admin.alter_user_scram_credentials(users, request_timeout=ANSWER_S))
+        _set_in_kafka(settings, {name: keys.password_file(name).read_bytes() for name in TOPICS})
     if "cassandra" in servers:
         with cql(settings.cassandra) as session:
             _run(session, f"DROP ROLE IF EXISTS {WELL_KNOWN}")
             for name in TABLES:
                 _run(session, f"CREATE ROLE IF NOT EXISTS {name} WITH LOGIN = true")
                 _run(session, f"ALTER ROLE {name} WITH PASSWORD = %s", keys.password_file(name).read_text())
+
+
+def rotate(settings: CommonSettings, keys: Keys, account: str) -> None:
+    """Give one account, the admin too, a new password: on the servers, and then in its file. Raises as `create`.
+
+    Until then the new one is in ACCOUNT.next: who is killed in between finds it there.
+    """
+    password, file = new_password(), keys.password_file(account)
+    following = replace_secret(file.with_suffix(".next"), password)
+    if account in TABLES or account == settings.cassandra.username:
+        with cql(settings.cassandra) as session:
+            _run(session, f"ALTER ROLE {account} WITH PASSWORD = %s", password.decode())
+    if account in TOPICS or account == settings.kafka.username:
+        _set_in_kafka(settings, {account: password})
+    following.replace(file)
 
 
 def grant(settings: CommonSettings, servers: Collection[str] = BOTH) -> None:
@@ -108,6 +122,12 @@ def table_rights(settings: CommonSettings) -> list[str]:
 def _right(kind: ResourceType, name: str, account: str, operation: AclOperation) -> AclBinding:
     anywhere, allow = "*", AclPermissionType.ALLOW
     return AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{account}", anywhere, operation, allow)
+
+
+def _set_in_kafka(settings: CommonSettings, passwords: Mapping[str, bytes]) -> None:
+    info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
+    users = [UserScramCredentialUpsertion(name, info, password) for name, password in passwords.items()]
+    _in_kafka(settings, lambda admin: admin.alter_user_scram_credentials(users, request_timeout=ANSWER_S))
 
 
 def _in_kafka(settings: CommonSettings, act: Callable[[AdminClient], Mapping[Any, Future[Any]]]) -> None:

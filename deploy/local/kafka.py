@@ -15,7 +15,7 @@ from deploy.local import tools
 from deploy.local.ports import Ports, answers
 from deploy.local.process import Process
 from deploy.local.secure import Keys
-from deploy.local.server import HERE, Server, render, write_secret
+from deploy.local.server import HERE, Server, render, replace_secret
 from schemas.errors import UnreachableError
 from schemas.settings import KafkaSettings
 
@@ -73,10 +73,9 @@ class Kafka(Server):
         command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(config)]
         # Its arguments may come from a file, an argument a line: on the command line everybody could read the password.
         arguments = self._folder / "format.arguments"
-        arguments.unlink(missing_ok=True)
         if self._keys:
             admin = f"SCRAM-SHA-512=[name={self._settings.username},password={self._settings.secret()}]"
-            write_secret(arguments, f"--add-scram\n{admin}\n".encode())
+            replace_secret(arguments, f"--add-scram\n{admin}\n".encode())
             command.append(f"@{arguments}")
         done = subprocess.run(command, capture_output=True, text=True)
         arguments.unlink(missing_ok=True)

@@ -1,12 +1,12 @@
 """Keys and passwords of a stack that was started with --secure: `STATE/secure`, made once, read by its owner alone.
 
-    ca.pem                    who vouches for the servers; the one file here that is no secret
-    server.pem                key and certificate of Kafka and Cassandra
-    client.pem                key and certificate of who may look at Flink's page and tell it what to do
-    flink.p12, flink-ca.p12   the same authority's for Flink's page, as Java wants them
-    internal.p12, internal-ca.p12   how Flink's own processes know each other; signed by nobody else
-    ACCOUNT.password          one for each account of accounts.py
-    keystore.password         of the .p12 files
+    ca.pem              who vouches for the servers; the one file here that is no secret
+    server.pem          key and certificate of Kafka and Cassandra
+    client.pem          key and certificate of who may look at Flink's page and tell it what to do
+    flink*.p12          the same as server.pem and ca.pem for Flink's page, as Java reads them
+    internal*.p12       how Flink's own processes know each other; signed by nobody else
+    ACCOUNT.password    one for each account of accounts.py
+    keystore.password   of the .p12 files
 
 The authority's own key is not kept: nobody can make further certificates, and a new one means new keys for all.
 """
@@ -25,8 +25,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from deploy.local.ports import HOST
-from deploy.local.server import write_secret
-from schemas.errors import ConfigError
+from deploy.local.server import replace_secret
 
 ACCOUNTS = ("admin", "job", "trainer", "producer", "reader")
 # 256 bits.
@@ -80,39 +79,45 @@ class Keys:
         return self.password_file("keystore").read_text()
 
     def make(self) -> None:
-        """Make all of them, unless they are there already. Raises ConfigError where the folder is half made."""
-        complete = self.folder / "complete"
-        if complete.exists():
-            return
-        if self.folder.exists():
-            raise ConfigError(f"{self.folder} was not made to its end", "run down --wipe first")
+        """Make what is not there: each password by itself, keys and certificates all together."""
         # Whoever may not enter the state folder reads none of its logs, rows and checkpoints either.
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self.folder.parent.chmod(0o700)
-        self.folder.mkdir(mode=0o700)
-        for account in (*ACCOUNTS, "keystore"):
-            write_secret(self.password_file(account), secrets.token_urlsafe(PASSWORD_BYTES).encode())
-        password = self.keystore_password.encode()
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        for account in ACCOUNTS:
+            if not self.password_file(account).exists():
+                replace_secret(self.password_file(account), new_password())
+        if not self.ca_file.exists():
+            self._make_certificates()
+
+    def _make_certificates(self) -> None:
+        """The authority's comes last: as long as it is not there, they are all made anew."""
+        password = new_password()
         authority = make_pair("freshrec", None)
         server, client = make_pair("server", authority), make_pair("admin", authority)
         internal = make_pair("flink", None)
         for name, content in {
-            "ca.pem": authority.certificate.public_bytes(PEM),
+            "keystore.password": password,
             "server.pem": server.pem,
             "client.pem": client.pem,
             "flink.p12": server.keystore(password),
             "flink-ca.p12": authority.truststore(password),
             "internal.p12": internal.keystore(password),
             "internal-ca.p12": internal.truststore(password),
-            "complete": b"",
+            "ca.pem": authority.certificate.public_bytes(PEM),
         }.items():
-            write_secret(self.folder / name, content)
+            replace_secret(self.folder / name, content)
 
     def client_context(self) -> ssl.SSLContext:
         """For Flink's page: knows the server, and can say who we are."""
         context = ssl.create_default_context(cafile=str(self.ca_file))
         context.load_cert_chain(self.client_file)
         return context
+
+
+def new_password() -> bytes:
+    """One that nobody guesses, of letters, digits, - and _."""
+    return secrets.token_urlsafe(PASSWORD_BYTES).encode()
 
 
 def make_pair(name: str, authority: Pair | None) -> Pair:

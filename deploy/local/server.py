@@ -68,14 +68,13 @@ def render(template: Path, target: Path, addition: Path | None = None, **values:
         raise ValueError(f"{template.name} does not use {sorted(unused)}")
     filled = text.substitute({key: str(value) for key, value in values.items()})
     target.parent.mkdir(parents=True, exist_ok=True)
-    # In one step: another process may be reading it.
-    part = target.with_name(f"{target.name}.part")
+    return replace_secret(target, filled.encode())
+
+
+def replace_secret(file: Path, content: bytes) -> Path:
+    """Write a file that nobody else can read at any moment, and nobody reads half written."""
+    part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
-    write_secret(part, filled.encode())
-    return part.replace(target)
-
-
-def write_secret(file: Path, content: bytes) -> None:
-    """A new file that nobody else could ever read, not even for a moment."""
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
         out.write(content)
+    return part.replace(file)

@@ -332,6 +332,35 @@ def _knock(port: int) -> str:
         return str(error)
 
 
+@pytest.mark.parametrize("account", ["job", "admin"])
+def test_a_new_password_counts_at_once_and_the_old_one_no_more(account: str, job: RunningJob) -> None:
+    before = of(job, account)
+    old = {"password": SecretStr(before.kafka.secret()), "password_file": None}
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.local", "rotate", account, "--state", str(job.stack.state)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    for door in ("write a dead letter", "read rows"):
+        probe, _ = DOORS[door]
+        assert probe(of(job, account)) == ""
+        job.eventually(
+            f"nobody can {door} with the old password",
+            lambda probe=probe: bool(
+                probe(
+                    CommonSettings(
+                        namespace=job.namespace,
+                        kafka=before.kafka.model_copy(update=old),
+                        cassandra=before.cassandra.model_copy(update=old),
+                    )
+                )
+            ),
+        )
+
+
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -157,7 +157,7 @@ def test_a_secure_flink_asks_for_certificates_outside_and_inside(tmp_path: Path)
         savepoints="file:///s",
         tmp="/t",
         keys="/k",
-        password="-",
+        password="-",  # noqa: S106
     )
     config = yaml.safe_load(target.read_text())
     wanted = ("rest.enabled", "rest.authentication-enabled", "internal.enabled")

@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from deploy.local.ports import HOST
 from deploy.local.secure import ACCOUNTS, Keys, make_pair
-from schemas.errors import ConfigError
 
 
 @pytest.fixture
@@ -43,7 +42,7 @@ def server_of(keys: Keys) -> ssl.SSLContext:
 
 def test_nobody_else_can_read_any_of_it_nor_enter_the_state_folder(keys: Keys) -> None:
     files = list(keys.folder.iterdir())
-    assert len(files) == len(ACCOUNTS) + 9
+    assert len(files) == len(ACCOUNTS) + 8
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert {folder.stat().st_mode & 0o777 for folder in (keys.folder, keys.folder.parent)} == {0o700}
 
@@ -54,17 +53,29 @@ def test_a_second_start_finds_what_the_first_one_made_and_another_stack_has_its_
     assert {file.name: file.read_bytes() for file in keys.folder.iterdir()} == before
     other = Keys(tmp_path / "other")
     other.make()
-    same = {name for name, content in before.items() if (other.folder / name).read_bytes() == content}
-    assert same == {"complete"}
+    assert not {name for name, content in before.items() if (other.folder / name).read_bytes() == content}
     passwords = {before[f"{account}.password"] for account in (*ACCOUNTS, "keystore")}
     assert len(passwords) == len(ACCOUNTS) + 1
     assert all(len(password) == 43 for password in passwords), "256 bits"
 
 
-def test_what_a_killed_start_left_half_made_is_not_used(keys: Keys) -> None:
-    (keys.folder / "complete").unlink()
-    with pytest.raises(ConfigError, match=r"was not made to its end; run down --wipe first"):
-        keys.make()
+def test_certificates_that_a_killed_start_left_half_made_are_made_anew_and_passwords_stay(keys: Keys) -> None:
+    passwords = {account: keys.password_file(account).read_text() for account in ACCOUNTS}
+    server = (keys.folder / "server.pem").read_bytes()
+    keys.ca_file.unlink()
+    (keys.folder / "client.pem").unlink()
+    keys.make()
+    assert {account: keys.password_file(account).read_text() for account in ACCOUNTS} == passwords
+    assert (keys.folder / "server.pem").read_bytes() != server
+    handshake(server_of(keys), keys.client_context())
+
+
+def test_a_password_that_was_removed_is_made_anew_alone(keys: Keys) -> None:
+    before = {file.name: file.read_bytes() for file in keys.folder.iterdir()}
+    keys.password_file("job").unlink()
+    keys.make()
+    after = {file.name: file.read_bytes() for file in keys.folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"job.password"}
 
 
 def test_server_and_client_believe_each_other(keys: Keys) -> None:
