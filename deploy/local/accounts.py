@@ -16,15 +16,13 @@ from typing import Any
 from cassandra import DriverException
 from cassandra.cluster import Session
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+from confluent_kafka.admin._scram import (
     ScramCredentialInfo,
     ScramMechanism,
+    UserScramCredentialAlteration,
     UserScramCredentialUpsertion,
 )
 
@@ -126,7 +124,9 @@ def _right(kind: ResourceType, name: str, account: str, operation: AclOperation)
 
 def _set_in_kafka(settings: CommonSettings, passwords: Mapping[str, bytes]) -> None:
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
-    users = [UserScramCredentialUpsertion(name, info, password) for name, password in passwords.items()]
+    users: list[UserScramCredentialAlteration] = [
+        UserScramCredentialUpsertion(name, info, password) for name, password in passwords.items()
+    ]
     _in_kafka(settings, lambda admin: admin.alter_user_scram_credentials(users, request_timeout=ANSWER_S))
 
 

@@ -1,7 +1,8 @@
 """The least that each account needs: no right too many, and every one the job's own names ask for."""
 
 import pytest
-from confluent_kafka.admin import AclOperation, AclPermissionType, ResourcePatternType, ResourceType
+from confluent_kafka.admin._acl import AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from deploy.local.accounts import kafka_rights, table_rights
 from deploy.local.config import GivenSettings

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -151,7 +152,8 @@ def test_a_password_is_not_packed_with_its_settings_and_found_again_in_the_envir
     kind: type[Login], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     login = kind(username="job", password=SecretStr(SECRET))
-    packed = pickle.dumps(CommonSettings(**{login.section: login}))
+    given: dict[str, Any] = {login.section: login}
+    packed = pickle.dumps(CommonSettings(**given))
     assert SECRET.encode() not in packed
     unpacked: Login = getattr(pickle.loads(packed), login.section)  # noqa: S301 (our own bytes)
     with pytest.raises(ConfigError, match=rf"{login.section}\.password is not known to this process"):

@@ -22,7 +22,7 @@ def file(tmp_path: Path) -> Path:
 
 def told(kafka: KafkaSettings) -> dict[str, str]:
     lines = [line.strip() for line in options(kafka).split(",\n")]
-    return dict((part.strip("'") for part in line.split("' = '", 1)) for line in lines)
+    return {key.strip("'"): value.strip("'") for key, _, value in (line.partition(" = ") for line in lines)}
 
 
 def refusal(kafka: KafkaSettings) -> str:
