@@ -11,7 +11,6 @@ What should run is a file, `STATE/stack.json`, so that any later process can pic
 `Stack.open(folder)`.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -21,23 +20,23 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from deploy.local import accounts, tools
 from deploy.local.cassandra import Cassandra
-from deploy.local.config import REPOSITORY, GivenSettings, LocalSettings
+from deploy.local.config import REPOSITORY, LocalSettings
 from deploy.local.flink import Cluster, Job, JobManager, TaskManager, newest_checkpoint
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.kafka import Kafka
 from deploy.local.plan import Plan, PlanFile
-from deploy.local.ports import HOST, Ports, free_base, require_free
+from deploy.local.ports import Ports, free_base, require_free
 from deploy.local.process import Process
+from deploy.local.reach import environment_for, settings_for
 from deploy.local.secure import Keys
 from deploy.local.server import PATIENCE_S, POLL_S, Server
 from deploy.local.tables import create_tables
 from deploy.local.topics import create_topics
 from schemas.errors import ConfigError, UnreachableError
-from schemas.settings import CassandraSettings, CommonSettings, KafkaSettings
+from schemas.settings import CommonSettings
 
 Report = Callable[[str], None]
 
@@ -129,12 +128,7 @@ class Stack:
 
     def settings_of(self, account: str) -> CommonSettings:
         """Settings of one of ACCOUNTS; without --secure all are alike."""
-        login = self._login(account)
-        return GivenSettings(
-            namespace=self.plan.namespace,
-            kafka=KafkaSettings(bootstrap=f"{HOST}:{self.ports.kafka}", **login),
-            cassandra=CassandraSettings(hosts=[HOST], port=self.ports.cql, **login),
-        )
+        return settings_for(self.plan.namespace, self.ports, self.keys, account)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -143,23 +137,7 @@ class Stack:
 
     def environment_of(self, account: str) -> dict[str, str]:
         """The same as `settings_of`. It names files of secrets, and holds none."""
-        login = {
-            f"FRESHREC_{section}__{key.upper()}": str(value)
-            for section in ("KAFKA", "CASSANDRA")
-            for key, value in self._login(account).items()
-        }
-        return {
-            "FRESHREC_NAMESPACE": self.plan.namespace,
-            "FRESHREC_KAFKA__BOOTSTRAP": f"{HOST}:{self.ports.kafka}",
-            "FRESHREC_CASSANDRA__HOSTS": json.dumps([HOST]),
-            "FRESHREC_CASSANDRA__PORT": str(self.ports.cql),
-            **login,
-        }
-
-    def _login(self, account: str) -> dict[str, Any]:
-        if (keys := self.keys) is None:
-            return {}
-        return {"username": account, "password_file": keys.password_file(account), "ca_file": keys.ca_file}
+        return environment_for(self.plan.namespace, self.ports, self.keys, account)
 
     @property
     def keys(self) -> Keys | None:
@@ -228,13 +206,8 @@ class Stack:
             report("the tables are there")
         if self.keys:
             accounts.create(self.settings, self.keys, only)
-            self.grant(self.settings, only)
+            accounts.grant(self.settings, only)
             report("the accounts are there")
-
-    def grant(self, settings: CommonSettings, only: Sequence[str] = ("kafka", "cassandra")) -> None:
-        """Give accounts their rights in a namespace. Raises UnreachableError, ContractError."""
-        if self.keys:
-            accounts.grant(settings, only)
 
     def start_flink(
         self,
@@ -375,5 +348,5 @@ class Stack:
         ]
 
     def _cluster(self, plan: Plan, job: Job) -> Cluster:
-        keys = Keys(self.state) if plan.secure else None
-        return Cluster(self.state, Path(plan.jars), Ports(plan.port_base), plan.taskmanagers, plan.metrics, job, keys)
+        ports = Ports(plan.port_base)
+        return Cluster(self.state, Path(plan.jars), ports, plan.taskmanagers, plan.metrics, job, self.keys)
