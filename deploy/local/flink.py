@@ -18,6 +18,7 @@ from deploy.local.config import REPOSITORY
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.ports import HOST, Ports
 from deploy.local.process import Process
+from deploy.local.reach import without_logins
 from deploy.local.secure import Keys
 from deploy.local.server import HERE, Server, render
 from schemas.errors import UnreachableError
@@ -101,7 +102,7 @@ class Cluster:
                 link.symlink_to(jar)
         for name in ("tmp", "log"):
             (self.folder / name).mkdir(exist_ok=True)
-        given = {**os.environ, **self.job.env}
+        given = {**without_logins(os.environ), **self.job.env}
         python_path = [str(REPOSITORY), *filter(None, [given.get("PYTHONPATH")])]
         # The environment's own folder, not what its link points at: pemja asks the first `python`
         # in PATH.

@@ -7,6 +7,7 @@ import pytest
 
 from deploy.local.config import load_local_settings
 from deploy.local.process import Process
+from deploy.local.reach import without_logins
 from deploy.local.stack import Stack
 from schemas.errors import ConfigError
 
@@ -97,6 +98,12 @@ def test_a_plain_stack_has_no_keys_and_all_accounts_are_alike(tmp_path: Path) ->
     assert not (tmp_path / "s" / "secure").exists()
     assert stack.environment_of("job") == stack.environment
     assert not [name for name in stack.environment if "PASSWORD" in name]
+
+
+def test_who_somebody_is_elsewhere_is_nothing_to_a_stack() -> None:
+    own = {"FRESHREC_KAFKA__PASSWORD": "x", "FRESHREC_CASSANDRA__CA_FILE": "x", "FRESHREC_KAFKA__USERNAME": "x"}
+    others = {"PATH": "/bin", "FRESHREC_KAFKA__SCHEMA_REGISTRY_URL": "http://r"}
+    assert without_logins({**own, **others}) == others
 
 
 def test_data_made_without_locks_are_not_locked_afterwards_nor_the_other_way_round(tmp_path: Path) -> None:
