@@ -9,6 +9,7 @@
 Rights are those of one namespace; accounts are shared by all. Everything here may be done again.
 """
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -29,9 +30,9 @@ from confluent_kafka.admin._scram import (
 from deploy.local.cassandra import WELL_KNOWN, cql
 from deploy.local.kafka import ANSWER_S, QUIET
 from deploy.local.secure import Keys, new_password
-from deploy.local.server import replace_secret
+from deploy.local.server import POLL_S, replace_secret
 from schemas.errors import ContractError, UnreachableError
-from schemas.settings import CommonSettings
+from schemas.settings import CassandraSettings, CommonSettings
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES, ROLL_BACKS
 
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
@@ -77,12 +78,27 @@ def rotate(settings: CommonSettings, keys: Keys, account: str) -> None:
     """
     password, file = new_password(), keys.password_file(account)
     following = replace_secret(file.with_suffix(".next"), password)
-    if account in TABLES or account == settings.cassandra.username:
+    admin = account == settings.kafka.username
+    if account in TOPICS or admin:
+        _set_in_kafka(settings, {account: password})
+    if account in TABLES or admin:
         with cql(settings.cassandra) as session:
             _run(session, f"ALTER ROLE {account} WITH PASSWORD = %s", password.decode())
-    if account in TOPICS or account == settings.kafka.username:
-        _set_in_kafka(settings, {account: password})
+        _wait_until_known(settings.cassandra.model_copy(update={"username": account, "password_file": following}))
     following.replace(file)
+
+
+def _wait_until_known(settings: CassandraSettings) -> None:
+    """A node remembers a password for two seconds (credentials_validity), the new one being wrong until then."""
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            with cql(settings):
+                return
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
 
 
 def grant(settings: CommonSettings, servers: Collection[str] = BOTH) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ from typing import Any
 import psutil
 import pytest
 from cassandra import DriverException
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
@@ -197,7 +205,8 @@ def read_from(topic: str) -> Callable[[CommonSettings], str]:
             "error_cb": lambda e: errors.append(e.name()),
             "enable.partition.eof": True,
         }
-        consumer = Consumer({**settings.kafka.client(), **watch, "group.id": "freshrec-look"})
+        group = "freshrec-trainer" if settings.kafka.username == "trainer" else "freshrec-look"
+        consumer = Consumer({**settings.kafka.client(), **watch, "group.id": group})
         consumer.assign([TopicPartition(settings.topic(topic), 0, 0)])
 
         def act(said: list[str]) -> str | None:
@@ -215,37 +224,40 @@ def read_from(topic: str) -> Callable[[CommonSettings], str]:
     return probe
 
 
-def move_the_job(settings: CommonSettings) -> str:
-    """Tell Kafka where the job goes on that has no checkpoint."""
-    consumer = Consumer({**settings.kafka.client(), "log_level": 0, "group.id": f"freshrec-{settings.namespace}"})
-    try:
-        consumer.commit(offsets=[TopicPartition(settings.topic(CLICKS), 0, 0)], asynchronous=False)
-    except KafkaException as error:
-        return str(error.args[0].name())
-    finally:
-        consumer.close()
-    return ""
+def administer(ask: Callable[[AdminClient, CommonSettings], Mapping[Any, Any]]) -> Callable[[CommonSettings], str]:
+    """ask: one thing, as the client's library has it, by name a future."""
+
+    def probe(settings: CommonSettings) -> str:
+        errors: list[str] = []
+        watch: dict[str, Any] = {"log_level": 0, "error_cb": lambda e: errors.append(e.name())}
+        admin = AdminClient({**settings.kafka.client(), **watch})
+        (future,) = ask(admin, settings).values()
+
+        def act(said: list[str]) -> str | None:
+            admin.poll(0.1)
+            said += errors
+            if not future.done():
+                return None
+            try:
+                future.result()
+            except KafkaException as error:
+                said.append(error.args[0].name())
+            return "" if not said else None
+
+        return _said(act)
+
+    return probe
 
 
-def make_a_topic(settings: CommonSettings) -> str:
-    errors: list[str] = []
-    watch: dict[str, Any] = {"log_level": 0, "error_cb": lambda e: errors.append(e.name())}
-    admin = AdminClient({**settings.kafka.client(), **watch})
-    future = admin.create_topics([NewTopic(settings.topic(f"new-{time.time_ns()}"), 1, 1)], request_timeout=ANSWER_S)
+def make_a_topic(admin: AdminClient, settings: CommonSettings) -> Mapping[Any, Any]:
+    return admin.create_topics([NewTopic(settings.topic(f"new-{time.time_ns()}"), 1, 1)], request_timeout=ANSWER_S)
 
-    def act(said: list[str]) -> str | None:
-        admin.poll(0.1)
-        said += errors
-        one = next(iter(future.values()))
-        if not one.done():
-            return None
-        try:
-            one.result()
-        except KafkaException as error:
-            said.append(error.args[0].name())
-        return "" if not said else None
 
-    return _said(act)
+def move_the_job(admin: AdminClient, settings: CommonSettings) -> Mapping[Any, Any]:
+    """Tell Kafka where a job goes on that has no checkpoint."""
+    place = TopicPartition(settings.topic(CLICKS), 0, 0)
+    group = ConsumerGroupTopicPartitions(f"freshrec-{settings.namespace}", [place])
+    return admin.alter_consumer_group_offsets([group], request_timeout=ANSWER_S)
 
 
 def ask(statement: str) -> Callable[[CommonSettings], str]:
@@ -266,11 +278,11 @@ DOORS: dict[str, tuple[Callable[[CommonSettings], str], set[str]]] = {
     "write clicks": (write_to(CLICKS), {"admin", "producer"}),
     "read clicks": (read_from(CLICKS), {"admin", "job", "trainer"}),
     "read dead letters": (read_from(DEAD_LETTERS), {"admin", "job"}),
-    "move the job": (move_the_job, {"admin", "job"}),
+    "move the job": (administer(move_the_job), {"admin", "job"}),
     "announce a release": (write_to(MODEL_RELEASES), {"admin", "trainer"}),
     "take a release back": (write_to(ROLL_BACKS), {"admin", "job"}),
     "write a dead letter": (write_to(DEAD_LETTERS), {"admin", "job"}),
-    "make a topic": (make_a_topic, {"admin"}),
+    "make a topic": (administer(make_a_topic), {"admin"}),
     "read rows": (ask("SELECT * FROM {keyspace}.recommendations"), {"admin", "job", "reader"}),
     "write rows": (ask(f"INSERT INTO {{keyspace}}.recommendations {ROW}"), {"admin", "job"}),
     "remove all rows": (ask("TRUNCATE {keyspace}.trending"), {"admin", "job"}),
