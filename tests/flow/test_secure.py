@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,13 @@ def read_from(topic: str) -> Callable[[CommonSettings], str]:
 
         def act(said: list[str]) -> str | None:
             message: Message | None = consumer.poll(0.1)
+            if message is None:
+                # Of a topic that may not even be seen nothing comes, not even an error.
+                with suppress(KafkaException):
+                    unseen = (
+                        consumer.list_topics(settings.topic(topic), timeout=1.0).topics[settings.topic(topic)].error
+                    )
+                    said += [unseen.name()] if unseen is not None else []
             error = message.error() if message is not None else None
             said += [*errors, *([error.name()] if error is not None else [])]
             ended = error is not None and error.code() == KafkaError._PARTITION_EOF
