@@ -379,22 +379,29 @@ def _knock(port: int) -> str:
         return str(error)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("account", ["job", "admin"])
 def test_a_new_password_counts_at_once_and_the_old_one_no_more(account: str, job: RunningJob) -> None:
     before = of(job, account)
     old: dict[str, Any] = {"password": SecretStr(before.kafka.secret()), "password_file": None}
+    _command(job.stack, "rotate", account)
+    for door in ("write a dead letter", "read rows"):
+        probe, _ = DOORS[door]
+        assert probe(of(job, account)) == ""
+        job.eventually(f"nobody can {door} with the old password", partial(_refused, probe, otherwise(before, old)))
+
+
+def _command(stack: Stack, *words: str) -> str:
+    """What `deploy.local` says for this stack."""
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.local", "rotate", account, "--state", str(job.stack.state)],
+        [sys.executable, "-m", "deploy.local", *words, "--state", str(stack.state)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    for door in ("write a dead letter", "read rows"):
-        probe, _ = DOORS[door]
-        assert probe(of(job, account)) == ""
-        job.eventually(f"nobody can {door} with the old password", partial(_refused, probe, otherwise(before, old)))
+    return done.stdout + done.stderr
 
 
 def _refused(probe: Callable[[CommonSettings], str], settings: CommonSettings) -> bool:
@@ -461,14 +468,9 @@ def test_no_secret_is_in_a_log_a_checkpoint_a_process_list_or_an_answer_of_flink
     for path in ("/jobmanager/config", "/jobmanager/environment", "/jobmanager/thread-dump", f"/jobs/{run}/config",
                  f"/jobs/{run}/plan", f"/jobs/{run}", f"/taskmanagers/{manager}"):  # fmt: skip
         assert not found_in(_answer(stack.flink_url + path, keys), secrets), path
-    shown = subprocess.run(
-        [sys.executable, "-m", "deploy.local", "status", "--state", str(stack.state)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        timeout=60,
-    )
-    assert b"kafka" in shown.stdout
-    assert not found_in(shown.stdout + shown.stderr, secrets)
+    shown = _command(stack, "up", "--secure", "--free-ports", "--servers-only")
+    assert f"export FRESHREC_KAFKA__PASSWORD_FILE='{keys.password_file('admin')}'" in shown
+    assert not found_in(shown.encode(), secrets)
 
 
 def _content(file: Path) -> bytes:
