@@ -380,6 +380,29 @@ def _knock(port: int) -> str:
 
 
 @pytest.mark.long
+def test_a_command_that_is_refused_says_of_whom_and_what(job: RunningJob, tmp_path: Path) -> None:
+    def check(account: str, **change: str) -> tuple[int, str]:
+        environment = {**os.environ, **job.stack.environment_of(account), "FRESHREC_NAMESPACE": job.namespace, **change}
+        command = [sys.executable, "-m", "streaming", "check"]
+        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stderr
+
+    assert check("job") == (0, "")
+    code, line = check("trainer")
+    assert (code, line) == (2, f"error: trainer may not read topic {job.settings.topic(DEAD_LETTERS)} on "
+        f"{job.settings.kafka.bootstrap}; come as another, or give him the right\n")  # fmt: skip
+    wrong = tmp_path / "wrong"
+    wrong.write_text("x" * 43)
+    wrong.chmod(0o600)
+    code, line = check("job", FRESHREC_KAFKA__PASSWORD_FILE=str(wrong))
+    assert code == 4
+    assert line.endswith("; start it, or correct kafka.bootstrap, kafka.username and its password\n")
+    code, line = check("job", FRESHREC_CASSANDRA__PASSWORD_FILE=str(wrong))
+    assert code == 4
+    assert line.endswith("; correct cassandra.username and cassandra.password\n")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("account", ["job", "admin"])
 def test_a_new_password_counts_at_once_and_the_old_one_no_more(account: str, job: RunningJob) -> None:
     before = of(job, account)
