@@ -35,7 +35,7 @@ test: check
 	@$(RUN) -m pytest -m 'not long'
 
 faults: $(READY)
-	@KEEP_FAULT_TABLE=yes $(RUN) -m pytest tests/faults
+	@KEEP_FAULT_TABLE=yes $(RUN) -m pytest tests/faults tests/flow/test_secure.py
 
 check: $(READY)
 	@$(RUN) -m ruff check .

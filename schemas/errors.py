@@ -76,5 +76,5 @@ def _refuse_secrets(arguments: Sequence[str]) -> None:
             flag = named[0].split("=")[0] if named else "an address"
             raise ConfigError(
                 f"{flag} puts a secret on the command line, where every user of this machine can read it",
-                "set FRESHREC_CASSANDRA__PASSWORD or cassandra.password_file",
+                "set FRESHREC_KAFKA__PASSWORD or FRESHREC_CASSANDRA__PASSWORD, or name a file of it as password_file",
             )

@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -29,6 +29,8 @@ ENV_PREFIX = "FRESHREC_"
 # Read from the environment by other parts than this tree.
 _ENV_ELSEWHERE = ("FRESHREC_CONFIG", "FRESHREC_LOCAL_", "FRESHREC_TEST_")
 DEFAULT_KEYSPACE = "freshrec"
+# Kafka's best way to prove a password without sending it.
+SASL_MECHANISM = "SCRAM-SHA-512"
 # What the end of a key says about its number: people write 30s, or 0.03 for 30 ms.
 _UNITS = {"_ms": "milliseconds", "_hours": "hours", "_days": "days", "_mib": "MiB"}
 # Bits of a file's mode by which others than its owner may read it.
@@ -41,42 +43,98 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class KafkaSettings(Section):
-    """Where Kafka is, and where the Schema Registry, if there is one."""
+class Login(Section):
+    """How to reach a server, and who we are to it: nobody, unless a username is given with a password or a file of one.
 
-    bootstrap: str = "127.0.0.1:9092"
-    schema_registry_url: str | None = None
+    ca_file: certificates (PEM) of who may vouch for the server; with it the connection is encrypted.
+    A password is never packed: a job carries its settings to other processes, and each of them reads it anew.
+    """
 
-
-class CassandraSettings(Section):
-    """Where Cassandra is, and who we are to it: nobody, unless a username is given with a password or a file of one."""
-
-    hosts: list[str] = Field(["127.0.0.1"], min_length=1)
-    port: int = Field(9042, ge=1, le=65535)
-    datacenter: str = "datacenter1"
+    section: ClassVar[str]
     username: str | None = None
     password: SecretStr | None = None
     password_file: Path | None = None
+    ca_file: Path | None = None
 
-    @field_validator("password_file")
+    @field_validator("password_file", "ca_file")
     @classmethod
     def _from_anywhere(cls, file: Path | None) -> Path | None:
         """The job's processes have folders of their own."""
         return file.absolute() if file else None
 
     @model_validator(mode="after")
-    def _one_secret(self) -> "CassandraSettings":
+    def _one_secret(self) -> Self:
         if self.password and self.password_file:
             raise ValueError("password and password_file are both given; keep one of them")
         if bool(self.username) != bool(self.password or self.password_file):
             raise ValueError("username and password belong together; give both or none of them")
         return self
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """What pickle takes: all but the password."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {**state["__dict__"], "password": None}}
+
+    @property
+    def variable(self) -> str:
+        """The variable of the environment that may hold the password."""
+        return f"{ENV_PREFIX}{self.section}__password".upper()
+
     def secret(self) -> str:
         """The password. Raises ConfigError where its file is missing, empty, or can be read by others."""
-        if self.password_file is None:
-            return self.password.get_secret_value() if self.password else ""
-        return _secret_in(self.password_file, "cassandra.password_file")
+        if self.password_file is not None:
+            return _secret_in(self.password_file, f"{self.section}.password_file")
+        if self.password is not None:
+            return self.password.get_secret_value()
+        if self.username is None:
+            return ""
+        if self.variable not in os.environ:
+            raise ConfigError(
+                f"{self.section}.password is not known to this process of the job",
+                f"set {self.variable} in all of them, or name a file of it: {self.section}.password_file",
+            )
+        return os.environ[self.variable]
+
+    def require_everywhere(self) -> None:
+        """Raises ConfigError for a password that the other processes of a job do not find."""
+        if self.password is not None and self.variable not in os.environ:
+            raise ConfigError(
+                f"{self.section}.password stands in {config_file()}, which not every process of the job reads",
+                f"write it into a file of its own, and name that: {self.section}.password_file",
+            )
+
+
+class KafkaSettings(Login):
+    """Where Kafka is, and where the Schema Registry, if there is one. Who has a username comes over TLS."""
+
+    section = "kafka"
+    bootstrap: str = "127.0.0.1:9092"
+    schema_registry_url: str | None = None
+
+    @property
+    def protocol(self) -> str:
+        """Kafka's word for how to talk to it."""
+        return "SASL_SSL" if self.username else "SSL" if self.ca_file else "PLAINTEXT"
+
+    def client(self) -> dict[str, Any]:
+        """What every client of confluent-kafka begins with. Raises ConfigError as `secret` does."""
+        common: dict[str, Any] = {"bootstrap.servers": self.bootstrap}
+        if self.protocol != "PLAINTEXT":
+            common["security.protocol"] = self.protocol
+        if self.ca_file:
+            common["ssl.ca.location"] = str(self.ca_file)
+        if self.username:
+            common |= {"sasl.mechanism": SASL_MECHANISM, "sasl.username": self.username, "sasl.password": self.secret()}
+        return common
+
+
+class CassandraSettings(Login):
+    """Where Cassandra is."""
+
+    section = "cassandra"
+    hosts: list[str] = Field(["127.0.0.1"], min_length=1)
+    port: int = Field(9042, ge=1, le=65535)
+    datacenter: str = "datacenter1"
 
 
 class CommonSettings(BaseSettings):
@@ -214,9 +272,21 @@ def _in_file() -> dict[str, Any]:
 
 def _refuse_open_secrets(settings: CommonSettings) -> None:
     """Read every secret now, not when the first connection is made; and see that the settings file gives none away."""
-    settings.cassandra.secret()
-    if "password" in _in_file().get("cassandra", {}):
-        _refuse_readable(config_file(), "cassandra.password")
+    for login in (settings.kafka, settings.cassandra):
+        login.secret()
+        if login.ca_file is not None:
+            _refuse_no_certificates(login.ca_file, f"{login.section}.ca_file")
+        if "password" in _in_file().get(login.section, {}):
+            _refuse_readable(config_file(), f"{login.section}.password")
+
+
+def _refuse_no_certificates(file: Path, key: str) -> None:
+    try:
+        found = "BEGIN CERTIFICATE" in file.read_text()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key} names {file}, which cannot be read ({error})", "correct it") from error
+    if not found:
+        raise ConfigError(f"{key} names {file}, which holds no certificate", "name a file of certificates (PEM)")
 
 
 def _secret_in(file: Path, key: str) -> str:

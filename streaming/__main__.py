@@ -27,7 +27,8 @@ from streaming.offsets import committed, gaps, require_no_gap, spans
 from streaming.table import check_tables, connect
 from streaming.topic import catalogue, messages, served_release
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+# A traceback without the values of variables: some of them are secrets.
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 console = Console()
 
 

@@ -9,6 +9,8 @@ from pyflink.table import StreamTableEnvironment
 
 from schemas.avro import BadRecord
 from schemas.dead_letter import DeadLetter, bury, encode_dead_letter
+from schemas.settings import KafkaSettings
+from streaming import connector
 from streaming.batch import Records
 
 ROW_TYPE = Types.ROW_NAMED(
@@ -39,13 +41,12 @@ def row_of(letter: DeadLetter) -> Row:
     return Row(letter.key or b"", encode_dead_letter(letter))
 
 
-def declare_sink(tables: StreamTableEnvironment, name: str, bootstrap: str, topic: str) -> None:
+def declare_sink(tables: StreamTableEnvironment, name: str, kafka: KafkaSettings, topic: str) -> None:
     """Declare a Kafka table that takes rows of ROW_TYPE (written at least once, flushed by every checkpoint)."""
     tables.execute_sql(f"""
         CREATE TEMPORARY TABLE {name} (key_bytes BYTES, value_bytes BYTES) WITH (
-            'connector' = 'kafka',
+            {connector.options(kafka)},
             'topic' = '{topic}',
-            'properties.bootstrap.servers' = '{bootstrap}',
             'sink.delivery-guarantee' = 'at-least-once',
             'properties.delivery.timeout.ms' = '{UNREACHABLE_MS}',
             'properties.request.timeout.ms' = '{UNREACHABLE_MS // 2}',

@@ -80,3 +80,18 @@ def name_sink(environment: StreamExecutionEnvironment, name: str) -> None:
     for transformation, word in ((sink, name), (sink.getInputs().get(0), f"{name}_in")):
         transformation.setName(word)
         transformation.setUid(word)
+
+
+def shut_gateway() -> None:
+    """Close the ports by which this process and its JVM found each other, once the job is submitted.
+
+    Nobody is asked at them who he is, and whoever reaches the JVM's can run anything in the JobManager. What is
+    connected already stays so, and is all that is needed until the job ends.
+    """
+    gateway = get_gateway()
+    server = gateway.java_gateway_server
+    listening = server.getClass().getDeclaredField("sSocket")
+    listening.setAccessible(True)
+    # The server's own `shutdown` would end the connections, too.
+    listening.get(server).close()
+    gateway.shutdown_callback_server()

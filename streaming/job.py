@@ -19,7 +19,7 @@ from streaming import batch, dead_letter, lease, read, resume
 from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
-from streaming.graph import batches, keyed, name_sink, named, side_output
+from streaming.graph import batches, keyed, name_sink, named, shut_gateway, side_output
 from streaming.score import ROLL_BACKS, SHARED, Score
 from streaming.trending import CountTrending
 from streaming.write import WriteRows, WriteTrending
@@ -37,7 +37,7 @@ def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionE
     environment.set_max_parallelism(batch.MAX_PARALLELISM)
     environment.set_buffer_timeout(SLOW_MS)
     tables = StreamTableEnvironment.create(environment)
-    kafka, lossy = settings.kafka.bootstrap, dials.accept_gap
+    kafka, lossy = settings.kafka, dials.accept_gap
 
     read.declare(tables, read.EVENTS, kafka, settings.event_topics, settings.job_name, lossy)
     read.declare(tables, read.CONTROL, kafka, settings.control_topics, settings.control_group, lossy)
@@ -96,10 +96,14 @@ def main() -> None:
     settings = load_settings(Settings)
     for line in settings.describe():
         print(line, flush=True)
+    settings.cassandra.require_everywhere()
     cluster = resume.cluster_configuration()
     with lease.sole(settings, cluster):
         checkpoint = resume.settle(settings, cluster)
-        build(settings, checkpoint).execute(settings.job_name)
+        running = build(settings, checkpoint).execute_async(settings.job_name)
+        shut_gateway()
+        # The process that holds the lease stays for as long as the job runs.
+        running.get_job_execution_result().result()
 
 
 def _configuration(checkpoint: str | None) -> Configuration:
@@ -108,8 +112,6 @@ def _configuration(checkpoint: str | None) -> Configuration:
     configuration.set_string("python.execution-mode", "thread")
     configuration.set_string("python.executable", sys.executable)
     configuration.set_string("python.client.executable", sys.executable)
-    # The process that holds the lease stays for as long as the job runs.
-    configuration.set_string("execution.attached", "true")
     if checkpoint is not None:
         configuration.set_string(resume.RESTORE_PATH, checkpoint)
     return configuration

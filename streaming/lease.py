@@ -33,7 +33,7 @@ def sole(settings: Settings, cluster: Mapping[str, str]) -> Iterator[None]:
     """Hold the lease for the length of a block. Raises ConfigError when another job has it, UnreachableError."""
     group = f"{settings.job_name}-lease"
     me = f"{socket.gethostname()}:{cluster.get('execution.checkpointing.dir', cluster.get('rest.port', ''))}"
-    kafka: dict[str, str | int | float | bool] = {"bootstrap.servers": settings.kafka.bootstrap, "log_level": 0}
+    kafka = {**settings.kafka.client(), "log_level": 0}
     try:
         admin = AdminClient(kafka)
         _require_alone(admin, group, me)

@@ -6,15 +6,19 @@ here: a record is its key, its value, where it lies and when it was produced.
 
 from pyflink.table import StreamTableEnvironment
 
+from schemas.settings import KafkaSettings
+from streaming import connector
+
 EVENTS, CONTROL = "read_events", "read_control"
 
 
 def declare(
-    tables: StreamTableEnvironment, name: str, bootstrap: str, topics: list[str], group: str, accept_gap: bool
+    tables: StreamTableEnvironment, name: str, kafka: KafkaSettings, topics: list[str], group: str, accept_gap: bool
 ) -> None:
     """Declare the table `name` over `topics`, read from where a checkpoint left off, else from what `group` committed.
 
-    An offset that Kafka no longer holds fails the job, unless accept_gap: then the oldest event left comes next.
+    An offset that Kafka no longer holds fails the job, unless accept_gap: then the oldest event left comes next. Raises
+    ConfigError as `connector.options` does.
     """
     tables.execute_sql(f"""
         CREATE TEMPORARY TABLE {name} (
@@ -26,9 +30,8 @@ def declare(
             `timestamp` TIMESTAMP_LTZ(3) METADATA VIRTUAL,
             arrived AS PROCTIME()
         ) WITH (
-            'connector' = 'kafka',
+            {connector.options(kafka)},
             'topic' = '{";".join(topics)}',
-            'properties.bootstrap.servers' = '{bootstrap}',
             'properties.group.id' = '{group}',
             'properties.fetch.max.wait.ms' = '20',
             'properties.client.id.prefix' = '{group}',

@@ -200,7 +200,7 @@ class _Sender:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producer = Producer(
-            {"bootstrap.servers": settings.kafka.bootstrap, "enable.idempotence": True, "log_level": 0, "linger.ms": 5}
+            {**settings.kafka.client(), "enable.idempotence": True, "log_level": 0, "linger.ms": 5}
         )
 
     def send(self, mended: Iterable[tuple[DeadLetter, bytes | None, bytes | None]]) -> None:

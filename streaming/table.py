@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import ssl
 from typing import Any
 
 from cassandra import AuthenticationFailed, ConsistencyLevel, ProtocolVersion, UnresolvableContactPoints
@@ -21,7 +22,7 @@ from cassandra.policies import (
 
 from schemas.errors import ContractError, UnreachableError
 from schemas.recommendation import COLUMNS
-from schemas.settings import CommonSettings
+from schemas.settings import CassandraSettings, CommonSettings
 
 # Without it every request above some 4 KiB waits 45 ms for a delayed acknowledgement.
 NO_DELAY = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)]
@@ -57,6 +58,16 @@ class WideConnection(Cluster.connection_class):  # type: ignore[misc]
     out_buffer_size = 64 * 1024  # bytes: more than a batch has
 
 
+def client(cassandra: CassandraSettings) -> dict[str, Any]:
+    """What every Cluster begins with: where, who we are, whom we believe. Raises ConfigError without the password."""
+    common: dict[str, Any] = {"contact_points": cassandra.hosts, "port": cassandra.port}
+    if cassandra.username:
+        common["auth_provider"] = PlainTextAuthProvider(cassandra.username, cassandra.secret())
+    if cassandra.ca_file:
+        common["ssl_context"] = ssl.create_default_context(cafile=str(cassandra.ca_file))
+    return common
+
+
 def connect(settings: CommonSettings) -> Session:
     """A session on the settings' Cassandra, whatever its keyspaces. Raises UnreachableError."""
     profile = ExecutionProfile(
@@ -64,12 +75,9 @@ def connect(settings: CommonSettings) -> Session:
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         request_timeout=REQUEST_TIMEOUT_S,
     )
-    user = settings.cassandra.username
     try:
         cluster = Cluster(
-            settings.cassandra.hosts,
-            auth_provider=PlainTextAuthProvider(user, settings.cassandra.secret()) if user else None,
-            port=settings.cassandra.port,
+            **client(settings.cassandra),
             execution_profiles={EXEC_PROFILE_DEFAULT: profile},
             connection_class=WideConnection,
             sockopts=NO_DELAY,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from schemas.errors import ContractError, UnreachableError
+from schemas.errors import ConfigError, ContractError, UnreachableError
 from schemas.item import Item, decode_item
 from schemas.release import ModelRelease, decode_release
 from schemas.roll_back import RollBack, decode_roll_back, standing
@@ -20,11 +20,19 @@ _WAIT_S = 0.1
 
 
 def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
-    """All messages of a topic up to its present end, by partition. Raises UnreachableError, ContractError."""
+    """All messages of a topic up to its present end, by partition.
+
+    Raises UnreachableError, ContractError without the topic, ConfigError without the right to it.
+    """
     bootstrap = settings.kafka.bootstrap
     consumer = looking(settings)
     try:
         found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
+        if found.error is not None and found.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            who = settings.kafka.username or "who gives no name"
+            raise ConfigError(
+                f"{who} may not read topic {topic} on {bootstrap}", "come as another, or give him the right"
+            )
         if found.error is not None:
             raise ContractError(f"topic {topic} does not exist on {bootstrap}", "create it")
         for partition in found.partitions:
@@ -70,7 +78,7 @@ def looking(settings: CommonSettings, group: str = "freshrec-look") -> Consumer:
     """A consumer that joins no group and commits nothing by itself. group: whose positions it can tell, and set."""
     return Consumer(
         {
-            "bootstrap.servers": settings.kafka.bootstrap,
+            **settings.kafka.client(),
             "group.id": group,
             "enable.auto.commit": False,
             "enable.partition.eof": True,
@@ -85,7 +93,8 @@ def unreachable(settings: CommonSettings, error: KafkaException | str) -> Unreac
     reason = error if isinstance(error, str) else error.args[0].str()
     return UnreachableError(
         f"Kafka at {settings.kafka.bootstrap} does not answer ({reason})",
-        "start it, or correct kafka.bootstrap",
+        "start it, or correct kafka.bootstrap"
+        + (", kafka.username and its password" if settings.kafka.username else ""),
     )
 
 

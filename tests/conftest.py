@@ -36,11 +36,13 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards."""
+    """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards, FRESHREC_TEST_SECURE locks them."""
     with tempfile.TemporaryDirectory(prefix="freshrec-test-") as folder:
         state = Path(os.environ.get("KEEP_TEST_STATE", folder))
+        secure = "FRESHREC_TEST_SECURE" in os.environ
         # Tests wait for checkpoints, so there are many.
-        stack = Stack.create(load_local_settings(state=state, checkpoint_s=2), free_ports=True)
+        local = load_local_settings(state=state, checkpoint_s=2, secure=secure)
+        stack = Stack.create(local, free_ports=True)
         try:
             stack.start_servers(print)
             yield stack

@@ -12,6 +12,7 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable
 from confluent_kafka import Producer
 
+from deploy.local.accounts import grant
 from deploy.local.config import REPOSITORY
 from deploy.local.metrics import job_metrics
 from deploy.local.stack import Stack
@@ -60,8 +61,10 @@ class RunningJob:
         self.settings = CommonSettings(namespace=namespace, kafka=common.kafka, cassandra=common.cassandra)
         create_topics(self.settings, click_partitions=2)
         create_tables(self.settings)
+        if stack.keys:
+            grant(self.settings)
         self.session = connect(self.settings)
-        self.producer = Producer({"bootstrap.servers": self.settings.kafka.bootstrap, "acks": "all", "linger.ms": 1})
+        self.producer = Producer({**self.settings.kafka.client(), "acks": "all", "linger.ms": 1})
 
     def start(self, **env: str) -> None:
         """Start the job from nothing; env is added to what it is given, this time only."""

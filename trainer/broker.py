@@ -47,7 +47,7 @@ class Reader:
         self._bootstrap = settings.kafka.bootstrap
         self._consumer = Consumer(
             {
-                "bootstrap.servers": self._bootstrap,
+                **settings.kafka.client(),
                 "group.id": "freshrec-trainer",  # required by the client, never committed to
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
@@ -149,7 +149,7 @@ def send(settings: Settings, topic: str, key: bytes, value: bytes) -> int:
     outcome: list[tuple[KafkaError | None, Message]] = []
     producer = Producer(
         {
-            "bootstrap.servers": settings.kafka.bootstrap,
+            **settings.kafka.client(),
             # Not idempotent: asking for a producer's id takes half a second, and a release named twice is named once.
             "acks": "all",
             "message.timeout.ms": int(ANSWER_SECONDS * 1000),

@@ -69,7 +69,7 @@ class Demo:
         self.settings = load_settings(
             Settings, namespace=common.namespace, kafka=common.kafka, cassandra=common.cassandra
         )
-        self.producer = Producer({"bootstrap.servers": common.kafka.bootstrap, "acks": "all", "linger.ms": 2})
+        self.producer = Producer({**common.kafka.client(), "acks": "all", "linger.ms": 2})
         self.titles = {item.item_id: item.title or item.item_id for item in data.items()}
         self.sent = 0
 

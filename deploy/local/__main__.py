@@ -1,4 +1,4 @@
-"""The local stack: `python -m deploy.local up | status | down | demo`."""
+"""The local stack: `python -m deploy.local up | status | down | rotate | demo`."""
 
 import sys
 import time
@@ -8,17 +8,20 @@ from typing import Annotated, Self
 import typer
 from rich.console import Console
 
+from deploy.local import accounts
 from deploy.local.config import REPOSITORY, ProjectSettings, load_local_settings
 from deploy.local.ports import DEFAULT_BASE
+from deploy.local.secure import ACCOUNTS
 from deploy.local.stack import Stack
 from deploy.local.status import render_status
 from schemas.errors import ConfigError, run_command
-from schemas.settings import load_settings
+from schemas.settings import load_settings, nearest
 from streaming.config import Settings as JobSettings
 
 JOB = REPOSITORY / "streaming" / "job.py"
 
-app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True)
+# A traceback without the values of variables: some of them are secrets.
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_show_locals=False)
 State = Annotated[Path | None, typer.Option(help="State folder [default: .freshrec in the repository].")]
 
 
@@ -31,11 +34,12 @@ def up(
     spares: Annotated[int | None, typer.Option(help="Warm TaskManagers for a quick recovery [default: 0].")] = None,
     namespace: Annotated[str | None, typer.Option(help="Prefix of topics, name of the keyspace.")] = None,
     metrics: Annotated[bool | None, typer.Option("--metrics", help="Prometheus endpoints, on every interface.")] = None,
+    secure: Annotated[bool | None, typer.Option("--secure", help="TLS, accounts and rights: see SECURITY.md.")] = None,
     servers_only: Annotated[bool, typer.Option("--servers-only", help="Kafka and Cassandra, no job.")] = False,
 ) -> None:
     """Start Kafka, Cassandra and the job; return when all of them really answer."""
     local = load_local_settings(
-        state=state, port_base=port_base, taskmanagers=taskmanagers, spares=spares, metrics=metrics
+        state=state, port_base=port_base, taskmanagers=taskmanagers, spares=spares, metrics=metrics, secure=secure
     )
     # Addresses in a settings file are those of other servers; only the name of the tenant is taken
     # from there.
@@ -77,6 +81,21 @@ def down(
 
 
 @app.command()
+def rotate(
+    account: Annotated[str, typer.Argument(help=f"One of {', '.join(ACCOUNTS)}.")],
+    state: State = None,
+) -> None:
+    """Give an account of a secure stack that runs a new password; whoever uses it reads its file again."""
+    stack = Stack.open(load_local_settings(state=state).state)
+    if (keys := stack.keys) is None:
+        raise ConfigError(f"the stack in {stack.state} has no accounts", "start one with up --secure")
+    if account not in ACCOUNTS:
+        raise ConfigError(f"there is no account {account}", nearest(account, ACCOUNTS))
+    accounts.rotate(stack.settings, keys, account)
+    print(f"{account} has a new password, in {keys.password_file(account)}")
+
+
+@app.command()
 def demo(
     state: State = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
@@ -109,7 +128,7 @@ def demo(
 
 def _show_running(stack: Stack) -> None:
     Console().print(render_status(stack))
-    if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace:
+    if stack.plan.port_base != DEFAULT_BASE or stack.plan.namespace or stack.plan.secure:
         print("For every other command of the project, in this terminal:")
         for key, value in stack.environment.items():
             print(f"export {key}='{value}'")

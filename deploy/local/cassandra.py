@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from cassandra import DriverException
+from cassandra import AuthenticationFailed, DriverException
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
     Cluster,
@@ -14,15 +14,21 @@ from cassandra.cluster import (
     Session,
 )
 from cassandra.policies import WhiteListRoundRobinPolicy
+from pydantic import SecretStr
 
 from deploy.local import tools
-from deploy.local.ports import HOST, Ports, answers
+from deploy.local.ports import Ports, answers
 from deploy.local.process import Process
+from deploy.local.secure import Keys
 from deploy.local.server import HERE, Server, render
 from schemas.errors import UnreachableError
+from schemas.settings import CassandraSettings
+from streaming.table import client
 
 CONFIGS = HERE / "cassandra"
 ANSWER_S = 10.0
+# The superuser of a new node, and his password.
+WELL_KNOWN = "cassandra"
 
 
 class Cassandra(Server):
@@ -30,10 +36,13 @@ class Cassandra(Server):
 
     name = "cassandra"
 
-    def __init__(self, state: Path, jars: Path, ports: Ports) -> None:
+    def __init__(self, state: Path, jars: Path, ports: Ports, settings: CassandraSettings, keys: Keys | None) -> None:
+        """settings: of a client that may do everything. keys: None where everybody may."""
         self._folder = state / "cassandra"
         self._jars = jars
         self._ports = ports
+        self._settings = settings
+        self._keys = keys
         self.process = Process(self.name, state)
 
     def ports(self) -> Mapping[str, int]:
@@ -45,9 +54,11 @@ class Cassandra(Server):
         config = render(
             CONFIGS / "cassandra.yaml",
             self._folder / "cassandra.yaml",
+            CONFIGS / "secure.yaml" if self._keys else None,
             cql_port=self._ports.cql,
             storage_port=self._ports.cassandra_storage,
             data=data,
+            **({"keys": self._keys.folder} if self._keys else {}),
         )
         agent = next(jars.glob("jamm-*.jar"))
         self.process.start(
@@ -60,6 +71,8 @@ class Cassandra(Server):
                 f"-Dlogback.configurationFile={CONFIGS / 'logback.xml'}",
                 f"-Djava.io.tmpdir={self._scratch()}",
                 "-Dcassandra-foreground=yes",
+                # The first superuser is there at once, and gone at once: see _claim.
+                "-Dcassandra.superuser_setup_delay_ms=0",
                 "-cp",
                 f"{jars}/*",
                 "org.apache.cassandra.service.CassandraDaemon",
@@ -70,11 +83,26 @@ class Cassandra(Server):
         if not answers(self._ports.cql):
             return "it accepts no connections"
         try:
-            with cql(self._ports.cql) as session:
+            with cql(self._settings) as session:
                 session.execute("SELECT release_version FROM system.local", timeout=ANSWER_S)
         except (DriverException, UnreachableError) as error:
+            if self._keys and _refused(error):
+                return self._claim()
             return str(error)
         return None
+
+    def _claim(self) -> str | None:
+        """Make our superuser as the one that a new node comes with; what is wrong, None when it is done."""
+        known = self._settings.model_copy(
+            update={"username": WELL_KNOWN, "password": SecretStr(WELL_KNOWN), "password_file": None}
+        )
+        create = f"CREATE ROLE IF NOT EXISTS {self._settings.username} WITH SUPERUSER = true AND LOGIN = true"
+        try:
+            with cql(known) as session:
+                session.execute(f"{create} AND PASSWORD = %s", (self._settings.secret(),), timeout=ANSWER_S)
+        except (DriverException, UnreachableError) as error:
+            return str(error)
+        return "its superuser was made just now"
 
     def _scratch(self) -> Path:
         """Native libraries are unpacked there: a shared /tmp may forbid to run them."""
@@ -84,15 +112,15 @@ class Cassandra(Server):
 
 
 @contextmanager
-def cql(port: int, host: str = HOST) -> Iterator[Session]:
-    """A session for a few statements. Raises UnreachableError when there is no node."""
+def cql(settings: CassandraSettings) -> Iterator[Session]:
+    """A session for a few statements. Raises UnreachableError when there is no node, or it does not let us in."""
     logging.getLogger("cassandra").setLevel(
         logging.CRITICAL
     )  # it warns about each try; the caller waits and asks again
+    host = settings.hosts[0]
     profile = ExecutionProfile(load_balancing_policy=WhiteListRoundRobinPolicy([host]), request_timeout=ANSWER_S)
     cluster = Cluster(
-        [host],
-        port=port,
+        **client(settings),
         protocol_version=5,
         connect_timeout=ANSWER_S,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
@@ -101,7 +129,13 @@ def cql(port: int, host: str = HOST) -> Iterator[Session]:
         yield cluster.connect()
     except NoHostAvailable as error:
         raise UnreachableError(
-            f"Cassandra at {host}:{port} does not answer: {error.args[0]}", "see that it runs"
+            f"Cassandra at {host}:{settings.port} does not answer: {error.args[0]}", "see that it runs"
         ) from error
     finally:
         cluster.shutdown()
+
+
+def _refused(error: Exception) -> bool:
+    """Whether a node answers, and does not know us."""
+    reasons = error.__cause__.errors.values() if isinstance(error.__cause__, NoHostAvailable) else ()
+    return any(isinstance(reason, AuthenticationFailed) for reason in reasons)

@@ -35,6 +35,8 @@ class LocalSettings(BaseSettings):
     checkpoint_s: int = Field(10, ge=1)
     # Prometheus endpoints of Flink. Off by default: its reporter listens on every interface.
     metrics: bool = False
+    # TLS, accounts and rights at every door.
+    secure: bool = False
 
 
 class ProjectSettings(CommonSettings):
@@ -81,5 +83,9 @@ def load_local_settings(**flags: Any) -> LocalSettings:
         raise ConfigError(
             f"{settings.taskmanagers} TaskManagers and {settings.spares} spares are too many",
             f"take {MAX_TASKMANAGERS} at most",
+        )
+    if settings.secure and settings.metrics:
+        raise ConfigError(
+            "metrics are for everybody who can reach this machine, and secure is not", "leave one of them"
         )
     return settings

@@ -18,6 +18,8 @@ from deploy.local.config import REPOSITORY
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.ports import HOST, Ports
 from deploy.local.process import Process
+from deploy.local.reach import without_logins
+from deploy.local.secure import Keys
 from deploy.local.server import HERE, Server, render
 from schemas.errors import UnreachableError
 
@@ -50,6 +52,7 @@ class Cluster:
     metrics: bool
     checkpoint_s: int
     job: Job
+    keys: Keys | None
 
     @property
     def folder(self) -> Path:
@@ -61,7 +64,9 @@ class Cluster:
 
     @property
     def rest(self) -> FlinkRest:
-        return FlinkRest(f"http://{HOST}:{self.ports.flink_rest}")
+        if self.keys is None:
+            return FlinkRest(f"http://{HOST}:{self.ports.flink_rest}")
+        return FlinkRest(f"https://{HOST}:{self.ports.flink_rest}", self.keys.client_context())
 
     def prepare(self) -> dict[str, str]:
         """Write configuration and links; returns the environment of a process."""
@@ -70,6 +75,7 @@ class Cluster:
         render(
             CONFIGS / "config.yaml",
             conf / "config.yaml",
+            CONFIGS / "secure.yaml" if self.keys else None,
             rpc_port=self.ports.flink_rpc,
             blob_port=self.ports.flink_blobs,
             rest_port=self.ports.flink_rest,
@@ -78,6 +84,7 @@ class Cluster:
             checkpoints=self.checkpoints.as_uri(),
             savepoints=(self.folder / "savepoints").as_uri(),
             tmp=self.folder / "tmp",
+            **({"keys": self.keys.folder, "password": self.keys.keystore_password} if self.keys else {}),
         )
         # Its ${…} are log4j's own, hence no template.
         shutil.copy(CONFIGS / "log4j-console.properties", conf)
@@ -97,7 +104,7 @@ class Cluster:
                 link.symlink_to(jar)
         for name in ("tmp", "log"):
             (self.folder / name).mkdir(exist_ok=True)
-        given = {**os.environ, **self.job.env}
+        given = {**without_logins(os.environ), **self.job.env}
         python_path = [str(REPOSITORY), *filter(None, [given.get("PYTHONPATH")])]
         # The environment's own folder, not what its link points at: pemja asks the first `python`
         # in PATH.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -42,8 +43,10 @@ class CheckpointView:
 class FlinkRest:
     """A client of one JobManager. Every method raises UnreachableError when it does not answer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, context: ssl.SSLContext | None = None) -> None:
+        """context: whom to believe, and who we are, where the address is an https one."""
         self.url = url
+        self._context = context
 
     def jobs(self) -> list[JobView]:
         """All jobs it knows, the newest last."""
@@ -96,7 +99,7 @@ class FlinkRest:
     def get(self, path: str) -> Any:
         """The parsed JSON of one path."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=ANSWER_S) as answer:  # noqa: S310 (http)
+            with urllib.request.urlopen(self.url + path, timeout=ANSWER_S, context=self._context) as answer:  # noqa: S310 (http)
                 return json.load(answer)
         except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors
             raise UnreachableError(f"Flink at {self.url} does not answer ({error})", "see that it runs") from error

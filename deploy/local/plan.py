@@ -21,7 +21,9 @@ class Plan:
     spares: int
     click_partitions: int
     metrics: bool
-    checkpoint_s: int = 10  # not in the plans of earlier versions
+    # Plans of earlier versions say nothing of these two.
+    checkpoint_s: int = 10
+    secure: bool = False
     wanted: list[str] = field(default_factory=list)
     job: Job | None = None
 

@@ -41,6 +41,11 @@ class Ports:
         return self.base + 93
 
     @property
+    def kafka_node(self) -> int:
+        """Where the node of a secure stack talks to itself."""
+        return self.base + 94
+
+    @property
     def cql(self) -> int:
         return self.base + 42
 

@@ -1,5 +1,6 @@
 """What Kafka, Cassandra, a JobManager and a TaskManager have in common: start, answer, stop."""
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -56,12 +57,24 @@ class Server(ABC):
             time.sleep(POLL_S)
 
 
-def render(template: Path, target: Path, **values: object) -> Path:
-    """Fill the ${…} of an annotated configuration: each must be given, each value used."""
-    text = Template(template.read_text())
+def render(template: Path, target: Path, addition: Path | None = None, **values: object) -> Path:
+    """Fill the ${…} of an annotated configuration, and of what is added to it: each must be given, each value used.
+
+    The file is its owner's alone: it may hold a password.
+    """
+    text = Template("".join(part.read_text() for part in (template, addition) if part is not None))
     unused = values.keys() - set(text.get_identifiers())
     if unused:
         raise ValueError(f"{template.name} does not use {sorted(unused)}")
+    filled = text.substitute({key: str(value) for key, value in values.items()})
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text.substitute({key: str(value) for key, value in values.items()}))
-    return target
+    return replace_secret(target, filled.encode())
+
+
+def replace_secret(file: Path, content: bytes) -> Path:
+    """Write a file that nobody else can read at any moment, and nobody reads half written."""
+    part = file.with_name(f"{file.name}.part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        out.write(content)
+    return part.replace(file)

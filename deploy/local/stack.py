@@ -11,7 +11,6 @@ What should run is a file, `STATE/stack.json`, so that any later process can pic
 `Stack.open(folder)`.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -22,20 +21,22 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from deploy.local import tools
+from deploy.local import accounts, tools
 from deploy.local.cassandra import Cassandra
-from deploy.local.config import REPOSITORY, GivenSettings, LocalSettings
+from deploy.local.config import REPOSITORY, LocalSettings
 from deploy.local.flink import Cluster, Job, JobManager, TaskManager, newest_checkpoint
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.kafka import Kafka
 from deploy.local.plan import Plan, PlanFile
-from deploy.local.ports import HOST, Ports, free_base, require_free
+from deploy.local.ports import Ports, free_base, require_free
 from deploy.local.process import Process
+from deploy.local.reach import environment_for, settings_for
+from deploy.local.secure import Keys
 from deploy.local.server import PATIENCE_S, POLL_S, Server
 from deploy.local.tables import create_tables
 from deploy.local.topics import create_topics
 from schemas.errors import ConfigError, UnreachableError
-from schemas.settings import CassandraSettings, CommonSettings, KafkaSettings
+from schemas.settings import CommonSettings
 
 Report = Callable[[str], None]
 
@@ -74,6 +75,7 @@ class Stack:
             click_partitions=local.click_partitions,
             metrics=local.metrics,
             checkpoint_s=local.checkpoint_s,
+            secure=local.secure,
         )
         if known and (running := stack.running()):
             old = replace(stack.plan, wanted=[], job=None)
@@ -84,6 +86,13 @@ class Stack:
                     "run down first",
                 )
             return stack
+        if known and stack.plan.secure != plan.secure and (stack.state / "kafka").exists():
+            raise ConfigError(
+                f"the data in {stack.state} were made {'with' if stack.plan.secure else 'without'} --secure",
+                "start it so, or run down --wipe first",
+            )
+        if plan.secure:
+            Keys(stack.state).make()
         stack._plan.write(plan)
         return stack
 
@@ -115,30 +124,34 @@ class Stack:
 
     @property
     def settings(self) -> CommonSettings:
-        """Settings that reach this stack."""
-        return GivenSettings(
-            namespace=self.plan.namespace,
-            kafka=KafkaSettings(bootstrap=f"{HOST}:{self.ports.kafka}"),
-            cassandra=CassandraSettings(hosts=[HOST], port=self.ports.cql),
-        )
+        """Settings that reach this stack, and may do everything there."""
+        return self.settings_of("admin")
+
+    def settings_of(self, account: str) -> CommonSettings:
+        """Settings of one of ACCOUNTS; without --secure all are alike."""
+        return settings_for(self.plan.namespace, self.ports, self.keys, account)
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same as variables, for any other process of the project."""
-        return {
-            "FRESHREC_NAMESPACE": self.plan.namespace,
-            "FRESHREC_KAFKA__BOOTSTRAP": f"{HOST}:{self.ports.kafka}",
-            "FRESHREC_CASSANDRA__HOSTS": json.dumps([HOST]),
-            "FRESHREC_CASSANDRA__PORT": str(self.ports.cql),
-        }
+        """The same as `settings` as variables, for any other process of the project."""
+        return self.environment_of("admin")
+
+    def environment_of(self, account: str) -> dict[str, str]:
+        """The same as `settings_of`. It names files of secrets, and holds none."""
+        return environment_for(self.plan.namespace, self.ports, self.keys, account)
+
+    @property
+    def keys(self) -> Keys | None:
+        """Keys and passwords; None where there are none to be shown."""
+        return Keys(self.state) if self.plan.secure else None
 
     @property
     def rest(self) -> FlinkRest:
-        return FlinkRest(self.flink_url)
+        return self._cluster(self.plan, Job("")).rest
 
     @property
     def flink_url(self) -> str:
-        return f"http://{HOST}:{self.ports.flink_rest}"
+        return self.rest.url
 
     def servers(self) -> list[Server]:
         """Everything that should run, in the order of its start."""
@@ -192,6 +205,10 @@ class Stack:
         if "cassandra" in only:
             create_tables(self.settings)
             report("the tables are there")
+        if self.keys:
+            accounts.create(self.settings, self.keys, only)
+            accounts.grant(self.settings, only)
+            report("the accounts are there")
 
     def start_flink(
         self,
@@ -203,7 +220,7 @@ class Stack:
         """Start a cluster for the job in `entry`; returns when all its tasks run.
 
         The job goes on from the newest checkpoint in the state folder when there is one. `env` is
-        added to what every process gets, which is `environment`. Raises UnreachableError as
+        added to what every process gets, which is `environment_of("job")`. Raises UnreachableError as
         `start_servers` does, ConfigError without entry.
         """
         if not entry.is_file():
@@ -211,7 +228,7 @@ class Stack:
         self.prepare(report)
         # As wide as there are slots, less the spares.
         width = {"FRESHREC_STREAMING__PARALLELISM": str(self.plan.taskmanagers)}
-        job = Job(str(entry.resolve()), list(args), {**self.environment, **width, **(env or {})})
+        job = Job(str(entry.resolve()), list(args), {**self.environment_of("job"), **width, **(env or {})})
         workers = self.plan.taskmanagers + self.plan.spares
         with self.locked():
             self._plan.write(replace(self.plan, job=job))
@@ -325,12 +342,14 @@ class Stack:
         cluster = self._cluster(plan, plan.job or Job(""))
         workers = range(1, plan.taskmanagers + plan.spares + 1)
         return [
-            Kafka(self.state, jars, ports),
-            Cassandra(self.state, jars, ports),
+            Kafka(self.state, jars, ports, self.settings.kafka, self.keys),
+            Cassandra(self.state, jars, ports, self.settings.cassandra, self.keys),
             *(TaskManager(cluster, number) for number in workers),
             JobManager(cluster),
         ]
 
     def _cluster(self, plan: Plan, job: Job) -> Cluster:
         ports = Ports(plan.port_base)
-        return Cluster(self.state, Path(plan.jars), ports, plan.taskmanagers, plan.metrics, plan.checkpoint_s, job)
+        return Cluster(
+            self.state, Path(plan.jars), ports, plan.taskmanagers, plan.metrics, plan.checkpoint_s, job, self.keys
+        )

@@ -16,7 +16,7 @@ def create_tables(settings: CommonSettings, replication: int = 1) -> None:
 
     Raises UnreachableError without Cassandra, ContractError when it refuses a statement.
     """
-    with cql(settings.cassandra.port, settings.cassandra.hosts[0]) as session:
+    with cql(settings.cassandra) as session:
         try:
             for statement in table_statements(settings.keyspace, replication):
                 session.execute(statement, timeout=CREATE_S)

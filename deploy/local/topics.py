@@ -17,7 +17,7 @@ def create_topics(settings: CommonSettings, click_partitions: int, replicas: int
     partitions than asked.
     """
     try:
-        admin = AdminClient({"bootstrap.servers": settings.kafka.bootstrap, **QUIET})
+        admin = AdminClient({**settings.kafka.client(), **QUIET})
         existing = admin.list_topics(timeout=ANSWER_S).topics
         wanted = {settings.topic(topic.name): topic for topic in topics(click_partitions)}
         missing = [

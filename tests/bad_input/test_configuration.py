@@ -44,7 +44,7 @@ IN_THE_FILE = {
         "streaming.freshness in freshrec.toml is no setting; did you mean streaming.freshness_ms?",
     ),
     "unknown section": ("[casandra]\nport = 5", "casandra in freshrec.toml is no setting; did you mean cassandra?"),
-    "a key near to none": ("qqqq = 1", "qqqq in freshrec.toml is no setting; known keys: namespace, kafka, kafka.boot"),
+    "a key near to none": ("qqqq = 1", "qqqq in freshrec.toml is no setting; known keys: namespace, kafka, kafka.user"),
     "no number": (
         '[cassandra]\nport = "many"',
         "cassandra.port = 'many' in freshrec.toml: Input should be a valid integer, unable to parse string as an "
@@ -150,7 +150,7 @@ IN_THE_ENVIRONMENT = {
     "a key near to none": (
         "FRESHREC_QQQQ",
         "1",
-        "FRESHREC_QQQQ is no setting; known keys: namespace, kafka, kafka.boot",
+        "FRESHREC_QQQQ is no setting; known keys: namespace, kafka, kafka.user",
     ),
 }
 
@@ -244,7 +244,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(
     line = refusal("lookup", "user-1", *flags)
     assert line == (
         f"{flags[0].split('=')[0]} puts a secret on the command line, where every user of this machine can read it; "
-        "set FRESHREC_CASSANDRA__PASSWORD or cassandra.password_file"
+        "set FRESHREC_KAFKA__PASSWORD or FRESHREC_CASSANDRA__PASSWORD, or name a file of it as password_file"
     )
 
 

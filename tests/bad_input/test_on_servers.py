@@ -112,7 +112,7 @@ def test_every_bad_record_comes_back_from_a_running_job(job: RunningJob) -> None
 
 def test_while_nobody_takes_dead_letters_the_job_waits_and_says_so_and_loses_none(job: RunningJob) -> None:
     checkpointed(job)  # else those of the test before would come again
-    admin = AdminClient({"bootstrap.servers": job.settings.kafka.bootstrap})
+    admin = AdminClient(job.settings.kafka.client())
     topic = job.settings.topic(DEAD_LETTERS)
     for future in admin.delete_topics([topic]).values():
         future.result()

@@ -106,6 +106,6 @@ def produce(job: RunningJob, clicks: list[Click]) -> int:
 
 def expire(job: RunningJob, before: int) -> None:
     """Let Kafka drop what lies before an offset of PARTITION, as its retention does."""
-    admin = AdminClient({"bootstrap.servers": job.settings.kafka.bootstrap})
+    admin = AdminClient(job.settings.kafka.client())
     place = TopicPartition(job.settings.topic(CLICKS), PARTITION, before)
     admin.delete_records([place])[TopicPartition(place.topic, PARTITION)].result()

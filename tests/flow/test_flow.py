@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from deploy.local.ports import answers
 from schemas.click import Click, encode_click
 from schemas.dead_letter import KEPT_BYTES
 from schemas.item import Item
@@ -16,6 +18,9 @@ from schemas.user_state import HISTORY
 from tests.harness import RunningJob
 from tests.releases import make_release
 from tests.traffic import FIRST, ITEM_IDS, SECOND, make_clicks, told
+
+# By what a Python process finds the JVM that started it.
+GATEWAY = "PYFLINK_GATEWAY_PORT"
 
 
 @pytest.fixture(scope="module")
@@ -217,6 +222,15 @@ def test_a_new_model_comes_in_while_events_flow_and_no_row_is_of_two(job: Runnin
         oracle.click(click)
     job.click(last)
     job.agree(oracle, SECOND)
+
+
+def test_the_ports_by_which_the_job_was_handed_over_are_closed(job: RunningJob) -> None:
+    manager = psutil.Process(job.stack.server("jobmanager").process.pid)
+    clients = [child for child in manager.children(recursive=True) if GATEWAY in child.environ()]
+    assert clients, "the process that holds the lease stays"
+    for client in clients:
+        assert not answers(int(client.environ()[GATEWAY])), "anybody may run anything in the JobManager"
+        assert not [one for one in client.net_connections(kind="tcp") if one.status == psutil.CONN_LISTEN]
 
 
 def test_the_operators_and_their_metrics_bear_the_names_of_the_flow(job: RunningJob) -> None:

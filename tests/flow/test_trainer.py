@@ -42,6 +42,8 @@ def test_a_model_trained_from_the_clicks_serves_and_can_be_taken_back(
     job = start_job()
     environment = {
         **job.environment,
+        **job.stack.environment_of("trainer"),
+        "FRESHREC_NAMESPACE": job.namespace,
         "FRESHREC_TRAINER__DATA": str(tmp_path / "data"),
         "FRESHREC_TRAINER__RELEASES": str(tmp_path / "releases"),
     }

@@ -87,3 +87,82 @@ def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Pat
     )
     overhead = parts["taskmanager.memory.process.size"] - used
     assert parts["taskmanager.memory.jvm-overhead.min"] <= overhead <= parts["taskmanager.memory.jvm-overhead.max"]
+
+
+def test_what_is_rendered_is_its_owners_alone_and_replaced_in_one_step(tmp_path: Path) -> None:
+    template, addition = tmp_path / "t", tmp_path / "a"
+    template.write_text("port=${port}\n")
+    addition.write_text("password=${password}\n")
+    target = tmp_path / "new" / "out"
+    for password in ("one", "two"):
+        render(template, target, addition, port=1, password=password)
+        assert target.read_text() == f"port=1\npassword={password}\n"
+        assert target.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in target.parent.iterdir()] == ["out"]
+
+
+def test_a_secure_kafka_lets_nobody_in_unasked(tmp_path: Path) -> None:
+    folder = HERE / "kafka"
+    target = render(
+        folder / "server.properties",
+        tmp_path / "k",
+        folder / "secure.properties",
+        kafka_port=1234,
+        controller_port=1235,
+        node_port=1236,
+        data="/d",
+        keys="/k",
+    )
+    # Of a key that stands twice Java takes the last.
+    lines = dict(line.split("=", 1) for line in target.read_text().splitlines() if line and line[0] != "#")
+    listeners = dict(one.split("://") for one in lines["listeners"].split(","))
+    assert listeners == {"CLIENTS": "127.0.0.1:1234", "CONTROLLER": "127.0.0.1:1235", "NODE": "127.0.0.1:1236"}
+    protocols = dict(one.split(":") for one in lines["listener.security.protocol.map"].split(","))
+    assert protocols == {"CLIENTS": "SASL_SSL", "CONTROLLER": "SSL", "NODE": "SSL"}
+    assert {lines[f"listener.name.{name}.ssl.client.auth"] for name in ("controller", "node")} == {"required"}
+    assert lines["authorizer.class.name"].endswith(".StandardAuthorizer")
+    assert lines["allow.everyone.if.no.acl.found"] == "false"
+    assert lines["super.users"] == "User:admin;User:server"
+    assert "password" not in target.read_text().replace("# Clients say who they are by a password", "")
+
+
+def test_a_secure_cassandra_lets_nobody_in_unasked(tmp_path: Path) -> None:
+    folder = HERE / "cassandra"
+    target = render(
+        folder / "cassandra.yaml",
+        tmp_path / "c",
+        folder / "secure.yaml",
+        cql_port=1234,
+        storage_port=1235,
+        data="/d",
+        keys="/k",
+    )
+    config = yaml.safe_load(target.read_text())
+    assert (config["authenticator"], config["authorizer"]) == ("PasswordAuthenticator", "CassandraAuthorizer")
+    assert config["client_encryption_options"]["enabled"] is True
+    assert config["client_encryption_options"]["optional"] is False
+    assert config["server_encryption_options"]["internode_encryption"] == "all"
+    assert config["server_encryption_options"]["require_client_auth"] is True
+
+
+def test_a_secure_flink_asks_for_certificates_outside_and_inside(tmp_path: Path) -> None:
+    folder = HERE / "flink"
+    target = render(
+        folder / "config.yaml",
+        tmp_path / "f",
+        folder / "secure.yaml",
+        rpc_port=1,
+        blob_port=2,
+        rest_port=3,
+        parallelism=4,
+        checkpoints="file:///c",
+        savepoints="file:///s",
+        tmp="/t",
+        keys="/k",
+        password="-",  # noqa: S106
+    )
+    config = yaml.safe_load(target.read_text())
+    wanted = ("rest.enabled", "rest.authentication-enabled", "internal.enabled")
+    assert [config[f"security.ssl.{key}"] for key in wanted] == [True, True, True]
+    # Who may look at the page is not for that one of Flink's processes.
+    assert config["security.ssl.internal.truststore"] != config["security.ssl.rest.truststore"]
