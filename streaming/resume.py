@@ -1,7 +1,8 @@
 """resume: what the job goes on from, settled before anything of it runs.
 
     1. the checkpoint it was given is opened; where that is damaged, the newest whole one beside it
-    2. where that left off is compared with what Kafka still holds: events that are gone end the start, each named
+    2. where that left off is compared with what Kafka still holds: events that are gone end the start, each named;
+       partitions that it had not read yet begin with their first record
     3. without a checkpoint all of Kafka is read; a keyspace that already holds rows ends the start
 Both ends say what to set for those who want it all the same.
 """
@@ -15,7 +16,7 @@ from pyflink.datastream import StreamExecutionEnvironment
 from schemas.errors import ContractError
 from streaming.checkpoint import FOLDER, Checkpoint, Damaged, open_checkpoint, others
 from streaming.config import Settings
-from streaming.offsets import begin_anew, gaps, require_no_gap, spans
+from streaming.offsets import begin, gaps, require_no_gap, spans
 from streaming.table import connect
 
 # Flink's names of the checkpoint to start from, and of what makes JobManagers find one by themselves.
@@ -38,6 +39,7 @@ def settle(settings: Settings, cluster: Mapping[str, str]) -> str | None:
     if path is not None:
         checkpoint = _newest_whole(path, [*settings.event_topics, *settings.control_topics])
         behind = _compare(settings, checkpoint)
+        begin(settings, checkpoint.positions)
         age_s = time.time() - checkpoint.completed_ms / 1000
         _say(f"going on from {checkpoint.path}, {age_s:.0f} s old: {behind} events since then are read (again)")
         return checkpoint.path
@@ -46,7 +48,7 @@ def settle(settings: Settings, cluster: Mapping[str, str]) -> str | None:
     if not settings.streaming.start_empty:
         _require_no_rows(settings)
     _say("beginning without a checkpoint: all of Kafka is read")
-    begin_anew(settings)
+    begin(settings, {})
     return None
 
 
