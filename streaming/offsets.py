@@ -55,8 +55,8 @@ def require_no_gap(found: list[str]) -> None:
 def begin(settings: Settings, positions: Mapping[Partition, int]) -> None:
     """Let what was never read begin with the first record there is. positions: where a checkpoint left off, if any.
 
-    Flink reads a partition of which a checkpoint knows no position from what its group has committed: nothing, where the
-    group is forgotten, and too much, where the job once went on beyond the checkpoint that it now starts from.
+    Flink reads a partition of which a checkpoint knows no position from what the group has committed: nothing where the
+    group is forgotten, and too much where the job once went on beyond the checkpoint that it now starts from.
     """
     for group, topics in (
         (settings.job_name, settings.event_topics),

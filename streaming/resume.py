@@ -1,6 +1,7 @@
 """resume: what the job goes on from, settled before anything of it runs.
 
-    1. the checkpoint it was given is opened; where that is damaged, the newest whole one beside it
+    1. the checkpoint it was given is opened; where that is damaged, the newest whole one beside it; its users must be
+       dealt to as many shards as now, else nobody's state would be found again
     2. where that left off is compared with what Kafka still holds: events that are gone end the start, each named;
        partitions that it had not read yet begin with their first record
     3. without a checkpoint all of Kafka is read; a keyspace that already holds rows ends the start
@@ -13,7 +14,7 @@ from typing import Any
 
 from pyflink.datastream import StreamExecutionEnvironment
 
-from schemas.errors import ContractError
+from schemas.errors import ConfigError, ContractError
 from streaming.checkpoint import FOLDER, Checkpoint, Damaged, open_checkpoint, others
 from streaming.config import Settings
 from streaming.offsets import begin, gaps, require_no_gap, spans
@@ -33,11 +34,13 @@ def cluster_configuration() -> dict[str, str]:
 def settle(settings: Settings, cluster: Mapping[str, str]) -> str | None:
     """The checkpoint to start from, None for none; said on stdout. cluster: Flink's configuration.
 
-    Raises ContractError when the start would lose events or take rows back, UnreachableError without a server.
+    Raises ContractError when the start would lose events or take rows back, ConfigError when it would lose the users'
+    states, UnreachableError without a server.
     """
     path = cluster.get(RESTORE_PATH)
     if path is not None:
         checkpoint = _newest_whole(path, [*settings.event_topics, *settings.control_topics])
+        _require_shards(settings.streaming.largest_parallelism, checkpoint)
         behind = _compare(settings, checkpoint)
         begin(settings, checkpoint.positions)
         age_s = time.time() - checkpoint.completed_ms / 1000
@@ -66,6 +69,17 @@ def _newest_whole(path: str, topics: list[str]) -> Checkpoint:
         f"no whole checkpoint is left: {path} is damaged ({damage})",
         "bring its files back, or start without it and with streaming.start_empty=true",
     )
+
+
+def _require_shards(shards: int, checkpoint: Checkpoint) -> None:
+    """Raises ConfigError when the users in a checkpoint are dealt to another number of shards."""
+    if checkpoint.shards not in (None, shards):
+        raise ConfigError(
+            f"streaming.largest_parallelism is {shards}, but the users in {checkpoint.path} are dealt to "
+            f"{checkpoint.shards} shards",
+            f"set it to {checkpoint.shards}; for another one, start without the checkpoint and with "
+            "streaming.start_empty=true",
+        )
 
 
 def _compare(settings: Settings, checkpoint: Checkpoint) -> int:

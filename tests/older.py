@@ -2,8 +2,8 @@
 
     python -m tests.older NAME      # with the code as it is: tests/golden/state-NAME.tgz, once for each layout of state
 
-NAME is the namespace, and in the names of the topics that the savepoint knows. All events lie around one moment, so that
-a test can go on from there in years.
+NAME is the namespace, and so part of the topics' names that the savepoint knows. All events lie around one moment, so
+that a test can go on from there in years.
 """
 
 import json
@@ -75,8 +75,10 @@ def _savepoint(job: RunningJob, folder: Path) -> Path:
     rest = job.stack.rest
     path = f"/jobs/{rest.jobs()[-1].id}/savepoints"
     wanted = {"target-directory": folder.as_uri(), "formatType": "CANONICAL"}
-    request = urllib.request.Request(rest.url + path, json.dumps(wanted).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    request = urllib.request.Request(  # noqa: S310 (http)
+        rest.url + path, json.dumps(wanted).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 (http)
         trigger = json.load(answer)["request-id"]
 
     def completed() -> bool:

@@ -1,4 +1,4 @@
-"""State that an older version of the job left behind is gone on from: nobody's past is lost, and nothing is read twice."""
+"""State that an older version left behind is gone on from: nobody's past is lost, and nothing is read twice."""
 
 import shutil
 import time
