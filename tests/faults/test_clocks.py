@@ -1,0 +1,84 @@
+"""Clocks that are an hour off: no row waits for the hour to pass, none goes back, no current event is refused."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from schemas.click import Click
+from tests.harness import RunningJob
+from tests.releases import make_release
+from tests.traffic import FIRST, ITEM_IDS, make_clicks, told
+from tests.trial import Trial, note
+
+HOUR_S = 3600
+Clock = Callable[[int], dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
+    """What gives a process a clock that is so many seconds ahead."""
+    if shutil.which("cc") is None:
+        pytest.skip("only a C compiler makes a wrong clock")
+    library = tmp_path_factory.mktemp("clock") / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run(["cc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+
+    def ahead(seconds: int) -> dict[str, str]:
+        env = {"LD_PRELOAD": str(library), "CLOCK_OFFSET_S": str(seconds)}
+        told = subprocess.run(["date", "+%s"], env=env, capture_output=True, check=True).stdout
+        assert abs(int(told) - time.time() - seconds) < 5, "the clock is not wrong"
+        return env
+
+    return ahead
+
+
+@pytest.fixture(scope="module")
+def job(start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
+    """A job of its own: what a clock ahead has written stays."""
+    job = start_job()
+    job.serve(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))
+    return job
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("seconds", "word"), [(-HOUR_S, "an hour behind"), (20, "20 s ahead")])
+def test_a_job_whose_clock_is_off_and_then_right_again_loses_nothing(
+    job: RunningJob, clock: Clock, seconds: int, word: str
+) -> None:
+    """What waits in a window when a clock is put back waits for as long as it was ahead; see the next test."""
+    for env, fault in ((clock(seconds), f"the job's clock {word}"), ({}, f"the job's clock right again after {word}")):
+        before = len(job.dead_letters())
+        with Trial(job, fault):
+            job.halt()
+            job.resume(**env)
+        assert len(job.dead_letters()) == before, "an event of now is refused"
+        job.eventually("the trending row goes on", lambda: trends(job), patience_s=30)
+
+
+@pytest.mark.long
+def test_what_a_clock_an_hour_ahead_has_written_blocks_nothing_later(job: RunningJob, clock: Clock) -> None:
+    with Trial(job, "the job's clock an hour ahead"):
+        job.halt()
+        job.resume(**clock(HOUR_S))
+    job.eventually("the trending row goes on", lambda: trends(job), patience_s=30)
+    job.halt()
+    clicks = make_clicks("later", 300, users=20)
+    began = time.monotonic()
+    job.resume()
+    job.click(clicks)
+    job.agree(told(clicks), FIRST)
+    job.eventually("the trending row goes on", lambda: trends(job), patience_s=30)
+    note("the job's clock right again after an hour ahead: later events", time.monotonic() - began)
+
+
+def trends(job: RunningJob) -> bool:
+    """Whether what all do now is in the trending row by now."""
+    now = int(time.time() * 1000)
+    job.click([Click(f"trend-{now}", "trend", ITEM_IDS[0], now)])
+    time.sleep(4)
+    row = job.trending()
+    return row is not None and row.event_time >= now
