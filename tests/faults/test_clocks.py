@@ -3,16 +3,21 @@
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from deploy.local.stack import Stack
 from schemas.click import Click
+from schemas.item import Item
+from tests.faults.test_trainer_crash import ITEMS, Trainer, walks
 from tests.harness import RunningJob
 from tests.releases import make_release
 from tests.traffic import FIRST, ITEM_IDS, make_clicks, told
 from tests.trial import Trial, note
+from trainer.collect import stored_clicks
 
 HOUR_S = 3600
 Clock = Callable[[int], dict[str, str]]
@@ -73,6 +78,29 @@ def test_what_a_clock_an_hour_ahead_has_written_blocks_nothing_later(job: Runnin
     job.agree(told(clicks), FIRST)
     job.eventually("the trending row goes on", lambda: trends(job), patience_s=30)
     note("the job's clock right again after an hour ahead: later events", time.monotonic() - began)
+
+
+@pytest.mark.long
+def test_a_trainer_whose_clock_is_put_back_leaves_no_event_out_and_names_releases_in_their_order(
+    stack: Stack, clock: Clock, tmp_path: Path
+) -> None:
+    servers = RunningJob(stack, "trainer_clock")
+    trainer = Trainer(servers, tmp_path)
+    machine = dict(trainer.environment)
+    servers.catalogue([Item(item) for item in ITEMS])
+    produced: list[str] = []
+    for seed, seconds in (("ahead", HOUR_S), ("behind", -HOUR_S)):
+        now = int(time.time() * 1000)
+        clicks = [*walks(seed, 150, 20, now - HOUR_S * 20_000), Click(f"{seed}-now", "now", ITEMS[0], now)]
+        servers.click(clicks)
+        produced += [click.event_id for click in clicks]
+        trainer.environment = machine | clock(seconds)
+        assert trainer.run() == 0, trainer.lines
+    assert Counter(stored_clicks(trainer.data)["event_id"]) == Counter(produced)
+    first, second = trainer.announced()
+    assert first < second, "the newest release must be the last in the order of names"
+    note("the trainer's clock an hour ahead, then an hour behind")
+    servers.session.cluster.shutdown()
 
 
 def trends(job: RunningJob) -> bool:

@@ -1,4 +1,4 @@
-"""Partitions of which nothing was read before a checkpoint begin with their first record, whatever Kafka knows by then."""
+"""Partitions of which nothing was read before a checkpoint begin with their first record, whatever Kafka was told."""
 
 import time
 from collections.abc import Callable
