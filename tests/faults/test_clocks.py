@@ -19,7 +19,9 @@ from tests.traffic import FIRST, ITEM_IDS, make_clicks, told
 from tests.trial import Trial, note
 from trainer.collect import stored_clicks
 
-HOUR_S = 3600
+HOUR_S, SHORT_S = 3600, 15
+# Checkpoints are 2 s apart: after so long at rest nothing waits in the newest one.
+AT_REST_S = 5.0
 Clock = Callable[[int], dict[str, str]]
 
 
@@ -50,18 +52,30 @@ def job(start_job: Callable[..., RunningJob], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("seconds", "word"), [(-HOUR_S, "an hour behind"), (20, "20 s ahead")])
-def test_a_job_whose_clock_is_off_and_then_right_again_loses_nothing(
-    job: RunningJob, clock: Clock, seconds: int, word: str
-) -> None:
-    """What waits in a window when a clock is put back waits for as long as it was ahead; see the next test."""
-    for env, fault in ((clock(seconds), f"the job's clock {word}"), ({}, f"the job's clock right again after {word}")):
-        before = len(job.dead_letters())
+def test_a_job_whose_clock_is_an_hour_behind_refuses_no_current_event(job: RunningJob, clock: Clock) -> None:
+    """At rest when it changes: what waits in a window when a clock is put back waits for as long as it was put back."""
+    before = len(job.dead_letters())
+    time.sleep(AT_REST_S)
+    job.halt()
+    job.resume(**clock(-HOUR_S))
+    with Trial(job, "the job's clock an hour behind"):
+        time.sleep(8)
+    with Trial(job, "the job's clock right again after an hour behind"):
+        job.halt()
+        job.resume()
+    assert len(job.dead_letters()) == before, "an event of now is refused"
+    job.eventually("the trending row goes on", lambda: trends(job), patience_s=30)
+
+
+@pytest.mark.long
+def test_a_job_whose_clock_is_put_back_by_less_than_a_start_takes_loses_nothing(job: RunningJob, clock: Clock) -> None:
+    for env, fault in (
+        (clock(SHORT_S), f"the job's clock {SHORT_S} s ahead"),
+        ({}, f"the job's clock right again after {SHORT_S} s ahead"),
+    ):
         with Trial(job, fault):
             job.halt()
             job.resume(**env)
-        assert len(job.dead_letters()) == before, "an event of now is refused"
-        job.eventually("the trending row goes on", lambda: trends(job), patience_s=30)
 
 
 @pytest.mark.long
@@ -89,9 +103,9 @@ def test_a_trainer_whose_clock_is_put_back_leaves_no_event_out_and_names_release
     machine = dict(trainer.environment)
     servers.catalogue([Item(item) for item in ITEMS])
     produced: list[str] = []
-    for seed, seconds in (("ahead", HOUR_S), ("behind", -HOUR_S)):
+    for seed, seconds, users, hours in (("ahead", HOUR_S, 220, 60), ("behind", -HOUR_S, 90, 40)):
         now = int(time.time() * 1000)
-        clicks = [*walks(seed, 150, 20, now - HOUR_S * 20_000), Click(f"{seed}-now", "now", ITEMS[0], now)]
+        clicks = [*walks(seed, users, 20, now - hours * HOUR_S * 1000), Click(f"{seed}-now", "now", ITEMS[0], now)]
         servers.click(clicks)
         produced += [click.event_id for click in clicks]
         trainer.environment = machine | clock(seconds)
