@@ -121,21 +121,31 @@ class Clicks:
 def decode_clicks(
     values: Sequence[bytes | None],
     keys: Sequence[bytes | None],
-    now_ms: int,
+    now_ms: int | NDArray[np.int64],
     schema_by_id: SchemaById | None = None,
 ) -> tuple[Clicks, list[BadRecord]]:
     """Decode a batch of Kafka values: every record becomes a row or a BadRecord. Raises only what schema_by_id raises.
 
-    keys: the Kafka keys, which must equal user_id. now_ms: wall clock, to refuse times too far ahead.
+    keys: the Kafka keys, which must equal user_id. now_ms: the time, to refuse events too far ahead; see `latest`.
     """
     groups, bad = _by_schema(values, schema_by_id)
+    by_record = np.broadcast_to(np.asarray(now_ms, np.int64), len(values))
     parts = []
     for schema, body_start, positions in groups:
-        part, part_bad = _decode_group(schema, body_start, positions, values, keys, now_ms)
+        part, part_bad = _decode_group(schema, body_start, positions, values, keys, by_record[positions])
         parts.append(part)
         bad.extend(part_bad)
     bad.sort(key=lambda record: record.position)
     return _joined(parts), bad
+
+
+def latest(now_ms: int, produced_ms: Sequence[int]) -> NDArray[np.int64]:
+    """The time by which each record is judged: our clock's, or when it was produced, whichever is later.
+
+    So a clock of ours that is behind refuses nothing. How far a producer's may be ahead is the broker's to limit
+    (message.timestamp.after.max.ms, an hour unless set otherwise).
+    """
+    return np.maximum(np.array(produced_ms, np.int64), now_ms)
 
 
 def _by_schema(
@@ -176,7 +186,7 @@ def _decode_group(
     positions: list[int],
     values: Sequence[bytes | None],
     keys: Sequence[bytes | None],
-    now_ms: int,
+    now_ms: NDArray[np.int64],
 ) -> tuple[Clicks, list[BadRecord]]:
     where = np.array(positions, np.int64)
     own_keys = [keys[p] or b"" for p in positions]
@@ -211,7 +221,7 @@ def _decode_group(
     checks.refuse(
         event_time > now_ms + MAX_AHEAD_MS,
         "future",
-        lambda i: f"event_time {event_time[i]} is {(event_time[i] - now_ms) / 1000:.0f} s ahead",
+        lambda i: f"event_time {event_time[i]} is {(event_time[i] - now_ms[i]) / 1000:.0f} s ahead",
     )
     _check_numbers(checks, columns)
     event, user, item = spans

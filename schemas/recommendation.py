@@ -48,5 +48,10 @@ def select_statement(keyspace: str, table: str) -> str:
     return f"SELECT {names} FROM {keyspace}.{table} WHERE {_key_of(table)} = ?"
 
 
+def written_statement(keyspace: str, table: str) -> str:
+    """Read of the write time of one row, µs as `written`, by its key; to be asked once, so not prepared."""
+    return f"SELECT WRITETIME(item_ids) AS written FROM {keyspace}.{table} WHERE {_key_of(table)} = %s"
+
+
 def _key_of(table: str) -> str:
     return "scope" if table == "trending" else "user_id"

@@ -3,6 +3,7 @@
 A user's records share a shard, so they stay in order and meet one state. Under backlog the windows fill by themselves.
 """
 
+import re
 from typing import Any, NamedTuple
 
 from pyflink.common import Row, Types
@@ -76,6 +77,17 @@ def micro_batches(
             FROM TABLE(TUMBLE(
                 TABLE {source}_sharded, DESCRIPTOR(arrived), INTERVAL '{window_ms / 1000:.3f}' SECOND(1, 3)))
             GROUP BY shard, window_start, window_end)""")
+
+
+def shard_name(shards: int) -> str:
+    """The name of the operator that deals records to shards: a checkpoint keeps it, and so tells how many there are."""
+    return f"read_shard ({shards} shards)"
+
+
+def shards_in(name: str) -> int | None:
+    """The number in such a name; None in any other, and in that of versions that did not say it."""
+    found = re.fullmatch(re.escape(shard_name(0)).replace("0", r"(\d+)"), name)
+    return int(found[1]) if found else None
 
 
 def records_of(row: Row) -> Records:

@@ -11,6 +11,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyflink.java_gateway import get_gateway
 
+from streaming.batch import shards_in
 from streaming.offsets import Partition
 
 # How Flink names the folder of a checkpoint; others are savepoints, which a person chose.
@@ -19,11 +20,16 @@ FOLDER = "chk-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is whole. completed_ms: when it was; positions: the next offset of each partition."""
+    """A checkpoint that is whole.
+
+    completed_ms: when it was. positions: the next offset of each partition. shards: how many users are dealt to; None
+    where the version that wrote it did not say.
+    """
 
     path: str
     completed_ms: int
     positions: dict[Partition, int]
+    shards: int | None
 
 
 class Damaged(Exception):  # noqa: N818 - an answer to a question
@@ -54,7 +60,9 @@ def open_checkpoint(path: str, topics: Iterable[str]) -> Checkpoint:
     for part in _handles(metadata):
         if (where := part.maybeGetPath()).isPresent():
             _require(where.get(), part.getStateSize())
-    return Checkpoint(path, completed_ms, positions)
+    names = [operator.getOperatorName().orElse("") for operator in _each(metadata.getOperatorStates())]
+    shards = next((found for name in names if (found := shards_in(name)) is not None), None)
+    return Checkpoint(path, completed_ms, positions, shards)
 
 
 def others(path: str) -> list[str]:

@@ -19,7 +19,7 @@ from pyflink.datastream import KeyedProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.avro import BadRecord
-from schemas.click import ACTIONS, Clicks, decode_clicks
+from schemas.click import ACTIONS, Clicks, decode_clicks, latest
 from schemas.erasure import decode_erasure
 from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states, select
 from streaming.batch import Records, records_of
@@ -120,13 +120,14 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
 
     def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
         """Clicks, the place of each user's last erasure, and bad records."""
+        times = latest(now_ms, records.times)
         if not any(records.kinds):
-            clicks, bad = decode_clicks(records.values, records.keys, now_ms, self._registry)
+            clicks, bad = decode_clicks(records.values, records.keys, times, self._registry)
             return clicks, {}, bad
         chosen = [p for p, kind in enumerate(records.kinds) if kind == CLICK]
         values, keys = [records.values[p] for p in chosen], [records.keys[p] for p in chosen]
-        clicks, bad = decode_clicks(values, keys, now_ms, self._registry)
         places = np.array(chosen, np.int64)
+        clicks, bad = decode_clicks(values, keys, times[places], self._registry)
         clicks = replace(clicks, positions=places[clicks.positions])
         bad = [BadRecord(chosen[b.position], b.reason, b.detail) for b in bad]
         erasures: dict[str, int] = {}

@@ -7,7 +7,7 @@ from pyflink.datastream import DataStream, KeyedStream, OutputTag, StreamExecuti
 from pyflink.java_gateway import get_gateway
 from pyflink.table import StreamTableEnvironment
 
-from streaming.batch import ROW_TYPE, micro_batches
+from streaming.batch import ROW_TYPE, micro_batches, shard_name
 from streaming.read import CONTROL, EVENTS
 
 # What the planner calls the operators before Python, from the end of the flow, and what we call them. An exchange is no
@@ -43,7 +43,8 @@ def batches(
         # A planner that plans otherwise would have our names, and the state behind them, in the wrong places.
         assert transformation.getName().startswith(planned), f"{transformation.getName()} is no {planned}"
         if name is not None:
-            transformation.setName(name + suffix)
+            told = name == "read_shard" and source == EVENTS
+            transformation.setName(shard_name(len(shards)) if told else name + suffix)
             transformation.setUid(name + suffix)
             transformation.setBufferTimeout(buffer_timeout_ms)
         inputs = transformation.getInputs()

@@ -52,15 +52,24 @@ def require_no_gap(found: list[str]) -> None:
         )
 
 
-def begin_anew(settings: Settings) -> None:
-    """Let the job's groups begin with the first record there is: Flink reads from what a group has committed."""
+def begin(settings: Settings, positions: Mapping[Partition, int]) -> None:
+    """Let what was never read begin with the first record there is. positions: where a checkpoint left off, if any.
+
+    Flink reads a partition of which a checkpoint knows no position from what the group has committed: nothing where the
+    group is forgotten, and too much where the job once went on beyond the checkpoint that it now starts from.
+    """
     for group, topics in (
         (settings.job_name, settings.event_topics),
         (settings.control_group, settings.control_topics),
     ):
         with _consumer(settings, group) as consumer:
-            starts = [TopicPartition(*place, _span(consumer, place)[0]) for place in _partitions(consumer, topics)]
-            consumer.commit(offsets=starts, asynchronous=False)
+            starts = [
+                TopicPartition(*place, _span(consumer, place)[0])
+                for place in _partitions(consumer, topics)
+                if place not in positions
+            ]
+            if starts:
+                consumer.commit(offsets=starts, asynchronous=False)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """resume: what the job goes on from, settled before anything of it runs.
 
-    1. the checkpoint it was given is opened; where that is damaged, the newest whole one beside it
-    2. where that left off is compared with what Kafka still holds: events that are gone end the start, each named
+    1. the checkpoint it was given is opened; where that is damaged, the newest whole one beside it; its users must be
+       dealt to as many shards as now, else nobody's state would be found again
+    2. where that left off is compared with what Kafka still holds: events that are gone end the start, each named;
+       partitions that it had not read yet begin with their first record
     3. without a checkpoint all of Kafka is read; a keyspace that already holds rows ends the start
 Both ends say what to set for those who want it all the same.
 """
@@ -12,14 +14,16 @@ from typing import Any
 
 from pyflink.datastream import StreamExecutionEnvironment
 
-from schemas.errors import ContractError
+from schemas.errors import ConfigError, ContractError
 from streaming.checkpoint import FOLDER, Checkpoint, Damaged, open_checkpoint, others
 from streaming.config import Settings
-from streaming.offsets import begin_anew, gaps, require_no_gap, spans
+from streaming.offsets import begin, gaps, require_no_gap, spans
 from streaming.table import connect
 
 # Flink's names of the checkpoint to start from, and of what makes JobManagers find one by themselves.
 RESTORE_PATH, HIGH_AVAILABILITY = "execution.state-recovery.path", "high-availability.type"
+# Clocks of two machines may differ by so much and nobody needs to know.
+PUT_BACK_S = 1.0
 
 
 def cluster_configuration() -> dict[str, str]:
@@ -32,13 +36,18 @@ def cluster_configuration() -> dict[str, str]:
 def settle(settings: Settings, cluster: Mapping[str, str]) -> str | None:
     """The checkpoint to start from, None for none; said on stdout. cluster: Flink's configuration.
 
-    Raises ContractError when the start would lose events or take rows back, UnreachableError without a server.
+    Raises ContractError when the start would lose events or take rows back, ConfigError when it would lose the users'
+    states, UnreachableError without a server.
     """
     path = cluster.get(RESTORE_PATH)
     if path is not None:
         checkpoint = _newest_whole(path, [*settings.event_topics, *settings.control_topics])
+        _require_shards(settings.streaming.largest_parallelism, checkpoint)
         behind = _compare(settings, checkpoint)
+        begin(settings, checkpoint.positions)
         age_s = time.time() - checkpoint.completed_ms / 1000
+        if age_s < -PUT_BACK_S:
+            _say(f"a clock {-age_s:.0f} s ahead of this one made it: what waited in its windows waits for so long")
         _say(f"going on from {checkpoint.path}, {age_s:.0f} s old: {behind} events since then are read (again)")
         return checkpoint.path
     if cluster.get(HIGH_AVAILABILITY, "NONE").upper() != "NONE":
@@ -46,7 +55,7 @@ def settle(settings: Settings, cluster: Mapping[str, str]) -> str | None:
     if not settings.streaming.start_empty:
         _require_no_rows(settings)
     _say("beginning without a checkpoint: all of Kafka is read")
-    begin_anew(settings)
+    begin(settings, {})
     return None
 
 
@@ -64,6 +73,17 @@ def _newest_whole(path: str, topics: list[str]) -> Checkpoint:
         f"no whole checkpoint is left: {path} is damaged ({damage})",
         "bring its files back, or start without it and with streaming.start_empty=true",
     )
+
+
+def _require_shards(shards: int, checkpoint: Checkpoint) -> None:
+    """Raises ConfigError when the users in a checkpoint are dealt to another number of shards."""
+    if checkpoint.shards not in (None, shards):
+        raise ConfigError(
+            f"streaming.largest_parallelism is {shards}, but the users in {checkpoint.path} are dealt to "
+            f"{checkpoint.shards} shards",
+            f"set it to {checkpoint.shards}; for another one, start without the checkpoint and with "
+            "streaming.start_empty=true",
+        )
 
 
 def _compare(settings: Settings, checkpoint: Checkpoint) -> int:

@@ -22,6 +22,7 @@ from schemas.recommendation import (
     TRENDING_SCOPE,
     delete_statement,
     insert_statement,
+    written_statement,
 )
 from streaming.config import DAY_S, Settings
 from streaming.metrics import Freshness, Metrics
@@ -64,6 +65,11 @@ class Writer:
     def close(self) -> None:
         """Close the connections."""
         self._session.cluster.shutdown()
+
+    def written(self, table: str, key: str) -> int:
+        """When a row was written, µs by its writer; 0 where there is none."""
+        row = self._session.execute(written_statement(self._keyspace, table), (key,)).one()
+        return row.written if row is not None else 0
 
     def write(self, inserts: list[bytes], deletes: Sequence[tuple[str, int]] = ()) -> None:
         """Send and wait. inserts: values in wire form. deletes: key, write time in µs.
@@ -187,6 +193,8 @@ class WriteTrending(ProcessFunction):  # type: ignore[misc]
         """Called by Flink in the task's thread."""
         self._writer = Writer(self._settings, "trending")
         self._ttl = self._settings.streaming.row_ttl_days * DAY_S
+        # A clock that was ahead may have written it: what comes later must be later to Cassandra, too.
+        self._last_us = self._writer.written("trending", TRENDING_SCOPE)
 
     def close(self) -> None:
         """Called by Flink when the task ends."""
@@ -195,8 +203,9 @@ class WriteTrending(ProcessFunction):  # type: ignore[misc]
     def process_element(self, value: Trending, ctx: ProcessFunction.Context) -> Iterable[Any]:
         """A trending list in; nothing out."""
         now_us = time.time_ns() // 1000
+        self._last_us = max(self._last_us + 1, now_us)
         item_ids, scores = Fallback(value, set()).lists(np.zeros((1, 0), np.uint64))
         lists = Lists(item_ids, scores, [SOURCE_TRENDING], [""])
-        event_time, write_time = np.array([value.event_time]), np.array([now_us])
+        event_time, write_time = np.array([value.event_time]), np.array([self._last_us])
         self._writer.write(insert_values([TRENDING_SCOPE], lists, event_time, now_us // 1000, self._ttl, write_time))
         return ()

@@ -19,10 +19,12 @@ SECOND = (SECOND_IDS, SECOND_IDS[::-1], "20260102-000000")
 TEN_DAYS_MS = 10 * 24 * 3600 * 1000
 
 
-def make_clicks(seed: str, count: int, users: int, items: Sequence[str] = ITEM_IDS) -> list[Click]:
+def make_clicks(
+    seed: str, count: int, users: int, items: Sequence[str] = ITEM_IDS, now_ms: int | None = None
+) -> list[Click]:
     """Clicks of the last ten days in order of time; every id begins with the seed."""
     choose = random.Random(seed)
-    now = int(time.time() * 1000)
+    now = now_ms or int(time.time() * 1000)
     times = sorted(now - choose.randrange(TEN_DAYS_MS) for _ in range(count))
     return [
         Click(

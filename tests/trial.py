@@ -8,6 +8,7 @@ In the end the job in plain Python judges features and rows, user by user.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,11 +25,15 @@ from tests.harness import RunningJob, ms_of
 from tests.oracle import Oracle
 from tests.traffic import FIRST, SECOND, make_clicks
 
+# Set by `make faults`: its figures are kept, and its bounds are strict. `make test` may run on a busy machine, and asks
+# whether all is well in the end.
+KEEP = "KEEP_FAULT_TABLE"
+STRICT = bool(os.environ.get(KEEP))
 PER_SECOND = 150
 USERS = 200
 # A row may be so far behind its user's clicks and counts as current.
-LAG_S = 1.5
-RECOVERY_S = 60.0
+LAG_S = 1.5 if STRICT else 10.0
+RECOVERY_S = 60.0 if STRICT else 180.0
 # At least one checkpoint lies before the fault. After it all must be well for so long: what a fault does may show late.
 BEFORE_S, STEADY_S = 3.0, 4.0
 # Clicks for so long are made beforehand; a fault that lasts longer than that is none of ours.

@@ -25,7 +25,7 @@ from confluent_kafka import Message
 
 from schemas import topics
 from schemas.avro import BadRecord, SchemaById
-from schemas.click import Clicks, decode_clicks
+from schemas.click import Clicks, decode_clicks, latest
 from schemas.erasure import decode_erasure
 from schemas.errors import ContractError
 from schemas.item import Item, decode_item
@@ -202,7 +202,7 @@ def _click_rows(messages: list[Message], schema_by_id: SchemaById | None) -> tup
     clicks, bad = decode_clicks(
         [message.value() for message in messages],
         [message.key() for message in messages],
-        int(time.time() * 1000),
+        latest(int(time.time() * 1000), [message.timestamp()[1] for message in messages]),
         schema_by_id,
     )
     good = [messages[position] for position in clicks.positions.tolist()]

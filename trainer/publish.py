@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +35,8 @@ from schemas.release import (
 from trainer.files import item_ids_in, sync
 
 _BUILDING = ".building-"
+_VERSION = "%Y%m%d-%H%M%S"
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,18 @@ class Release:
 
 
 def new_version(releases: Path) -> str:
-    """A version that no release has: the time now, UTC, to the second."""
-    while True:
-        version = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        if not (releases / version).exists():
-            return version
-        time.sleep(0.2)
+    """A version after all that are there: the time now, UTC, to the second; one more where the clock is behind them."""
+    now = datetime.now(UTC)
+    newest = max((_time_of(folder.name) for folder in releases.glob("[!.]*")), default=_EARLIEST)
+    return max(now, newest + timedelta(seconds=1)).strftime(_VERSION)
+
+
+def _time_of(version: str) -> datetime:
+    """The moment that a version is named after; the earliest one where people named it otherwise."""
+    try:
+        return datetime.strptime(version, _VERSION).replace(tzinfo=UTC)
+    except ValueError:
+        return _EARLIEST
 
 
 def building_folder(releases: Path, version: str) -> Path:

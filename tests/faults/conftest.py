@@ -1,7 +1,6 @@
 """Every fault test is told of in a table; `make faults` keeps it as JSON for the README."""
 
 import json
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +10,7 @@ from tests.bench.report import RESULTS, Run, show
 from tests.harness import RunningJob
 from tests.releases import make_release
 from tests.traffic import FIRST
-from tests.trial import OUTCOMES, as_rows
-
-# Set by `make faults`: the figures of a part of the tests replace their own ones only.
-KEEP = "KEEP_FAULT_TABLE"
+from tests.trial import OUTCOMES, STRICT, as_rows
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,7 +25,7 @@ def table() -> Iterator[None]:
         ["fault", "current again after s", "events read again", "verdict"],
         [(o.fault, _shown(o.recovery_s), _shown(o.replayed), o.verdict) for o in OUTCOMES],
     )
-    if os.environ.get(KEEP):
+    if STRICT:  # the figures of a part of the tests replace their own ones only
         file = RESULTS / "faults.json"
         known = json.loads(file.read_text())["faults"] if file.exists() else []
         rows = {row["fault"]: row for row in (*known, *as_rows(OUTCOMES))}

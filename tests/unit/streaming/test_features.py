@@ -148,6 +148,15 @@ def test_an_erasure_forgets_what_came_before_it_and_not_what_comes_after() -> No
     assert state["last_write"][0] > before
 
 
+def test_a_clock_that_is_behind_refuses_no_current_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records say themselves when they were produced; what is ahead of that is refused by any clock."""
+    monkeypatch.setattr("time.time", lambda: NOW_MS / 1000 - 3600)
+    ahead = record(Click("e2", "bob", "i", NOW_MS + 3_600_000))
+    out = Job().take([(b"cy", None, ERASURE), record(Click("e1", "ann", "i", NOW_MS)), ahead])
+    assert updated(out).user_ids == ["ann"]
+    assert [pair[0] for pair in out if isinstance(pair, tuple)].count(DEAD_LETTERS) == 1
+
+
 def test_popularity_counts_what_was_wanted_by_hour() -> None:
     hour = 3_600_000
     clicks = [

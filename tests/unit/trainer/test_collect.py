@@ -44,6 +44,15 @@ def test_clicks_are_stored_once_by_their_day(tmp_path: Path) -> None:
         assert written.to_list() == [part.parent.name]
 
 
+def test_a_clock_that_is_behind_leaves_no_current_event_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    click(log, 0, produced_at=START_MS)
+    click(log, 1, produced_at=START_MS)
+    monkeypatch.setattr("time.time", lambda: START_MS / 1000 - 3600)
+    assert collect(log, tmp_path).clicks == 1, "the second one is hours ahead of any clock"
+    assert event_ids(tmp_path) == ["e0"]
+
+
 def test_a_second_pass_reads_only_what_is_new(tmp_path: Path) -> None:
     log = Log()
     click(log, 0)

@@ -118,6 +118,13 @@ def test_a_version_is_the_time_and_never_taken_twice(tmp_path: Path) -> None:
     assert new_version(tmp_path) > first
 
 
+def test_a_version_comes_after_all_that_a_clock_ahead_has_named(tmp_path: Path) -> None:
+    """Versions are compared: the newest stay on disk, and the one that serves is shown as the last."""
+    (tmp_path / "20991231-235959").mkdir()
+    (tmp_path / "named-by-hand").mkdir()
+    assert new_version(tmp_path) == "21000101-000000"
+
+
 # ── show ─────────────────────────────────────────────────────────────────────────────────────────
 
 
