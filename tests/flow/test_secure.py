@@ -109,7 +109,7 @@ def onlooker() -> Iterator[Onlooker]:
 def secure(tmp_path_factory: pytest.TempPathFactory, onlooker: Onlooker) -> Iterator[Stack]:
     """Servers with every lock on; KEEP_SECURE_STATE keeps the folder for a look afterwards."""
     state = Path(os.environ.get("KEEP_SECURE_STATE", tmp_path_factory.mktemp("secure")))
-    stack = Stack.create(load_local_settings(state=state, secure=True), free_ports=True)
+    stack = Stack.create(load_local_settings(state=state, checkpoint_s=2, secure=True), free_ports=True)
     try:
         stack.start_servers(print)
         yield stack

@@ -155,6 +155,7 @@ def test_a_secure_flink_asks_for_certificates_outside_and_inside(tmp_path: Path)
         blob_port=2,
         rest_port=3,
         parallelism=4,
+        checkpoint_interval="7 s",
         checkpoints="file:///c",
         savepoints="file:///s",
         tmp="/t",
