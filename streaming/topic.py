@@ -91,10 +91,11 @@ def looking(settings: CommonSettings, group: str = "freshrec-look") -> Consumer:
 def unreachable(settings: CommonSettings, error: KafkaException | str) -> UnreachableError:
     """What a command says when Kafka does not answer."""
     reason = error if isinstance(error, str) else error.args[0].str()
+    # A client that is not let in hears no more than one that finds nobody.
+    login = ", kafka.username and its password" if settings.kafka.username else ""
     return UnreachableError(
         f"Kafka at {settings.kafka.bootstrap} does not answer ({reason})",
-        "start it, or correct kafka.bootstrap"
-        + (", kafka.username and its password" if settings.kafka.username else ""),
+        f"start it, or correct kafka.bootstrap{login}",
     )
 
 

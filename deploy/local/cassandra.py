@@ -91,8 +91,8 @@ class Cassandra(Server):
             return str(error)
         return None
 
-    def _claim(self) -> str | None:
-        """Make our superuser as the one that a new node comes with; what is wrong, None when it is done."""
+    def _claim(self) -> str:
+        """Make our superuser as the one that a new node comes with; what came of it, for whoever asks again soon."""
         known = self._settings.model_copy(
             update={"username": WELL_KNOWN, "password": SecretStr(WELL_KNOWN), "password_file": None}
         )

@@ -43,6 +43,7 @@ from schemas.errors import UnreachableError
 from schemas.release import encode_release
 from schemas.settings import CommonSettings
 from schemas.topics import CLICKS, DEAD_LETTERS, MODEL_RELEASES, ROLL_BACKS
+from streaming.table import connect
 from tests.harness import RunningJob
 from tests.releases import make_release
 from tests.traffic import FIRST, make_clicks, told
@@ -412,6 +413,18 @@ def test_a_new_password_counts_at_once_and_the_old_one_no_more(account: str, job
         probe, _ = DOORS[door]
         assert probe(of(job, account)) == ""
         job.eventually(f"nobody can {door} with the old password", partial(_refused, probe, otherwise(before, old)))
+
+
+@pytest.mark.long
+def test_the_job_goes_on_with_a_new_password_though_it_has_to_connect_anew(job: RunningJob) -> None:
+    _command(job.stack, "rotate", "job")
+    for server in ("kafka", "cassandra"):
+        job.stack.restart(server)
+    job.session = connect(job.settings)  # those of before are of an admin's old password
+    job.producer = Producer({**job.settings.kafka.client(), "linger.ms": 1})
+    job.click([Click("after-1", "after", "item-001", int(time.time() * 1000))])
+    job.eventually("the row is written", lambda: job.row("after") is not None)
+    assert job.stack.rest.restarts(job.stack.rest.jobs()[-1].id) > 0, "it never lost its servers"
 
 
 def _command(stack: Stack, *words: str) -> str:
