@@ -87,7 +87,7 @@ class Cassandra(Server):
 
 
 def remove_unbegun(commit_log: Path) -> None:
-    """Remove segments of the commit log that a full disk let be made, but not begun: the node would not start with them.
+    """Remove segments of the commit log that a full disk let be made but not begun: the node would not start with them.
 
     A segment begins with its version. Where that is not there yet nothing was ever written, and nobody was told so.
     """
