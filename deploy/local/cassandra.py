@@ -29,6 +29,7 @@ CONFIGS = HERE / "cassandra"
 ANSWER_S = 10.0
 # The superuser of a new node, and his password.
 WELL_KNOWN = "cassandra"
+VERSION_BYTES = 4
 
 
 class Cassandra(Server):
@@ -60,6 +61,8 @@ class Cassandra(Server):
             data=data,
             **({"keys": self._keys.folder} if self._keys else {}),
         )
+        if self.process.pid is None:
+            remove_unbegun(data / "commitlog")
         agent = next(jars.glob("jamm-*.jar"))
         self.process.start(
             [
@@ -109,6 +112,18 @@ class Cassandra(Server):
         scratch = self._folder / "tmp"
         scratch.mkdir(parents=True, exist_ok=True)
         return scratch
+
+
+def remove_unbegun(commit_log: Path) -> None:
+    """Remove segments of the commit log that a full disk let be made but not begun: the node would not start with them.
+
+    A segment begins with its version. Where that is not there yet nothing was ever written, and nobody was told so.
+    """
+    for segment in commit_log.glob("CommitLog-*.log"):
+        with segment.open("rb") as file:
+            begun = any(file.read(VERSION_BYTES))
+        if not begun:
+            segment.unlink()
 
 
 @contextmanager

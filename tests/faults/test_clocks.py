@@ -58,6 +58,7 @@ def test_a_job_whose_clock_is_an_hour_behind_refuses_no_current_event(job: Runni
     time.sleep(AT_REST_S)
     job.halt()
     job.resume(**clock(-HOUR_S))
+    assert "s ahead of this one made it" in job.stack.server("jobmanager").process.log_file.read_text()
     with Trial(job, "the job's clock an hour behind"):
         time.sleep(8)
     with Trial(job, "the job's clock right again after an hour behind"):
