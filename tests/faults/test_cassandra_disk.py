@@ -32,7 +32,11 @@ def small_disk(stack: Stack) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True).returncode == 0
-    shutil.copytree(kept, folder, dirs_exist_ok=True)
+    if mounted:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+    else:
+        folder.rmdir()
+        kept.rename(folder)
     server.start()
     server.wait()
     if not mounted:
@@ -42,7 +46,7 @@ def small_disk(stack: Stack) -> Iterator[Path]:
     server.process.stop()
     shutil.rmtree(kept)
     shutil.copytree(folder, kept)
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # dying threads may still hold its files
     folder.rmdir()
     kept.rename(folder)
     server.start()
