@@ -17,6 +17,7 @@ from streaming.registry import registry
 ANSWER_S = 5.0
 _BATCH = 1000
 _WAIT_S = 0.1
+_FORBIDDEN = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED)
 
 
 def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
@@ -28,11 +29,8 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
     consumer = looking(settings)
     try:
         found = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic]
-        if found.error is not None and found.error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            who = settings.kafka.username or "who gives no name"
-            raise ConfigError(
-                f"{who} may not read topic {topic} on {bootstrap}", "come as another, or give him the right"
-            )
+        if found.error is not None and found.error.code() in _FORBIDDEN:
+            raise KafkaException(found.error)
         if found.error is not None:
             raise ContractError(f"topic {topic} does not exist on {bootstrap}", "create it")
         for partition in found.partitions:
@@ -49,6 +47,11 @@ def messages(settings: CommonSettings, topic: str) -> Iterator[Message]:
                     # At the end of a compacted partition there may be no message, only its end.
                     position = high if error is not None else _offset(message) + 1
     except KafkaException as error:
+        if error.args[0].code() in _FORBIDDEN:
+            raise ConfigError(
+                f"{settings.kafka.username} may not read topic {topic} on {bootstrap}",
+                "come as another, or give him the right",
+            ) from error
         raise unreachable(settings, error) from error
     finally:
         consumer.close()
