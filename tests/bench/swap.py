@@ -138,7 +138,10 @@ def _seconds(start_ms: float, seconds: float) -> list[tuple[float, float]]:
 
 
 def _memory(job: Job) -> Resident:
-    parts = [resident(process.pid) for process in job.workers()]
+    """Of the TaskManagers themselves: the first run of a release, in a process of its own, is gone with it."""
+    plan = job.stack.plan
+    pids = [job.stack.server(name).process.pid for name in plan.wanted if name.startswith("taskmanager")]
+    parts = [resident(pid) for pid in pids if pid is not None]
     return Resident(sum(part.whole for part in parts), sum(part.native for part in parts))
 
 
