@@ -159,6 +159,11 @@ class CommonSettings(BaseSettings):
         """The keyspace in Cassandra: "freshrec", or the namespace."""
         return self.namespace or DEFAULT_KEYSPACE
 
+    @property
+    def job_name(self) -> str:
+        """The job's name in Flink, and of the Kafka group that reads the events."""
+        return f"freshrec-{self.namespace}" if self.namespace else "freshrec"
+
     @classmethod
     def settings_customise_sources(
         cls,

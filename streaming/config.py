@@ -112,11 +112,6 @@ class Settings(CommonSettings):
         return self.topic(DEAD_LETTERS)
 
     @property
-    def job_name(self) -> str:
-        """The job's name in Flink."""
-        return f"freshrec-{self.namespace}" if self.namespace else "freshrec"
-
-    @property
     def control_group(self) -> str:
         """The Kafka group that reads the control topics; events are read under the job's name."""
         return f"{self.job_name}-control"

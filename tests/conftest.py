@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from deploy.local.config import load_local_settings
 from deploy.local.stack import Stack
 from schemas.avro import published
-from tests.harness import RunningJob
+from tests.harness import RunningJob, servers
 
 # No deadline: nothing here is a measurement. No folder is left behind.
 settings.register_profile("unit", deadline=None, max_examples=30, derandomize=True, database=None)
@@ -39,15 +38,8 @@ def stack() -> Iterator[Stack]:
     """Kafka and Cassandra; KEEP_TEST_STATE keeps the folder for a look afterwards, FRESHREC_TEST_SECURE locks them."""
     with tempfile.TemporaryDirectory(prefix="freshrec-test-") as folder:
         state = Path(os.environ.get("KEEP_TEST_STATE", folder))
-        secure = "FRESHREC_TEST_SECURE" in os.environ
-        # Tests wait for checkpoints, so there are many.
-        local = load_local_settings(state=state, checkpoint_s=2, secure=secure)
-        stack = Stack.create(local, free_ports=True)
-        try:
-            stack.start_servers(print)
+        with servers(state, "FRESHREC_TEST_SECURE" in os.environ) as stack:
             yield stack
-        finally:
-            stack.stop(print)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from cassandra import DriverException
@@ -13,7 +15,7 @@ from cassandra.cluster import NoHostAvailable
 from confluent_kafka import Producer
 
 from deploy.local.accounts import grant
-from deploy.local.config import REPOSITORY
+from deploy.local.config import REPOSITORY, load_local_settings
 from deploy.local.metrics import job_metrics
 from deploy.local.stack import Stack
 from deploy.local.tables import create_tables
@@ -33,6 +35,18 @@ JOB = REPOSITORY / "streaming" / "job.py"
 PATIENCE_S = 90.0
 SCORE_TOLERANCE = 1e-3
 _EPOCH = datetime(1970, 1, 1)
+
+
+@contextmanager
+def servers(state: Path, secure: bool) -> Iterator[Stack]:
+    """Kafka and Cassandra in a folder, on free ports, stopped at the end. Tests wait for checkpoints: they are many."""
+    local = load_local_settings(state=state, checkpoint_s=2, secure=secure)
+    stack = Stack.create(local, free_ports=True)
+    try:
+        stack.start_servers(print)
+        yield stack
+    finally:
+        stack.stop(print)
 
 
 @dataclass

@@ -113,12 +113,11 @@ def grant(settings: CommonSettings, servers: Collection[str] = BOTH) -> None:
 
 def kafka_rights(settings: CommonSettings) -> list[AclBinding]:
     """Every right in Kafka of one namespace."""
-    job = f"freshrec-{settings.namespace}" if settings.namespace else "freshrec"
     rights = []
     for account, (read, written) in TOPICS.items():
         for operation, topics in ((READ, read), (WRITE, written)):
             rights += [_right(ResourceType.TOPIC, settings.topic(topic), account, operation) for topic in topics]
-        groups = sorted({group.format(job=job) for group in GROUPS.get(account, ())})
+        groups = sorted({group.format(job=settings.job_name) for group in GROUPS.get(account, ())})
         rights += [_right(ResourceType.GROUP, group, account, READ) for group in groups]
     return rights
 

@@ -33,7 +33,7 @@ from confluent_kafka.cimpl import NewTopic
 from pydantic import SecretStr
 
 from deploy.local.cassandra import WELL_KNOWN, cql
-from deploy.local.config import REPOSITORY, load_local_settings
+from deploy.local.config import REPOSITORY
 from deploy.local.flink_rest import FlinkRest
 from deploy.local.ports import HOST
 from deploy.local.secure import ACCOUNTS, Keys, make_pair
@@ -44,7 +44,7 @@ from schemas.release import encode_release
 from schemas.settings import CommonSettings
 from schemas.topics import CLICKS, DEAD_LETTERS, MODEL_RELEASES, ROLL_BACKS
 from streaming.table import connect
-from tests.harness import RunningJob
+from tests.harness import RunningJob, servers
 from tests.releases import make_release
 from tests.traffic import FIRST, make_clicks, told
 from trainer.broker import reader, send
@@ -110,12 +110,8 @@ def onlooker() -> Iterator[Onlooker]:
 def secure(tmp_path_factory: pytest.TempPathFactory, onlooker: Onlooker) -> Iterator[Stack]:
     """Servers with every lock on; KEEP_SECURE_STATE keeps the folder for a look afterwards."""
     state = Path(os.environ.get("KEEP_SECURE_STATE", tmp_path_factory.mktemp("secure")))
-    stack = Stack.create(load_local_settings(state=state, checkpoint_s=2, secure=True), free_ports=True)
-    try:
-        stack.start_servers(print)
+    with servers(state, secure=True) as stack:
         yield stack
-    finally:
-        stack.stop(print)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Configurations: every placeholder filled, nothing on other interfaces than the loopback."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -51,10 +52,12 @@ def test_cassandra_listens_on_the_loopback_with_the_ports_given(tmp_path: Path) 
     assert config["data_file_directories"] == ["/d/data"]
 
 
-def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Path) -> None:
+def flink_config(folder: Path, addition: Path | None = None, **values: object) -> dict[str, Any]:
+    """Flink's configuration as it reads it, with what is added to it."""
     target = render(
         HERE / "flink" / "config.yaml",
-        tmp_path / "f",
+        folder / "f",
+        addition,
         rpc_port=1,
         blob_port=2,
         rest_port=3,
@@ -63,8 +66,14 @@ def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Pat
         checkpoints="file:///with: colon/c",
         savepoints="file:///s",
         tmp="/t",
+        **values,
     )
-    config = yaml.safe_load(target.read_text())
+    config: dict[str, Any] = yaml.safe_load(target.read_text())
+    return config
+
+
+def test_flink_listens_on_the_loopback_and_keeps_its_memory_budget(tmp_path: Path) -> None:
+    config = flink_config(tmp_path)
     assert {config[key] for key in config if key.endswith("bind-host") or key == "rest.bind-address"} == {"127.0.0.1"}
     assert config["execution.checkpointing.dir"] == "file:///with: colon/c"
     assert (config["rest.port"], config["parallelism.default"]) == (3, 4)
@@ -146,23 +155,7 @@ def test_a_secure_cassandra_lets_nobody_in_unasked(tmp_path: Path) -> None:
 
 
 def test_a_secure_flink_asks_for_certificates_outside_and_inside(tmp_path: Path) -> None:
-    folder = HERE / "flink"
-    target = render(
-        folder / "config.yaml",
-        tmp_path / "f",
-        folder / "secure.yaml",
-        rpc_port=1,
-        blob_port=2,
-        rest_port=3,
-        parallelism=4,
-        checkpoint_interval="7 s",
-        checkpoints="file:///c",
-        savepoints="file:///s",
-        tmp="/t",
-        keys="/k",
-        password="-",  # noqa: S106
-    )
-    config = yaml.safe_load(target.read_text())
+    config = flink_config(tmp_path, HERE / "flink" / "secure.yaml", keys="/k", password="-")  # noqa: S106
     wanted = ("rest.enabled", "rest.authentication-enabled", "internal.enabled")
     assert [config[f"security.ssl.{key}"] for key in wanted] == [True, True, True]
     # Who may look at the page is not for that one of Flink's processes.
