@@ -39,8 +39,11 @@ _EPOCH = datetime(1970, 1, 1)
 
 @contextmanager
 def servers(state: Path, secure: bool) -> Iterator[Stack]:
-    """Kafka and Cassandra in a folder, on free ports, stopped at the end. Tests wait for checkpoints: they are many."""
-    local = load_local_settings(state=state, checkpoint_s=2, secure=secure)
+    """Kafka and Cassandra in a folder, on free ports, stopped at the end.
+
+    Tests wait for checkpoints: they are many. Tests kill Cassandra and hold it to what it acknowledged: it is durable.
+    """
+    local = load_local_settings(state=state, checkpoint_s=2, durable=True, secure=secure)
     stack = Stack.create(local, free_ports=True)
     try:
         stack.start_servers(print)

@@ -30,6 +30,8 @@ ANSWER_S = 10.0
 # The superuser of a new node, and his password.
 WELL_KNOWN = "cassandra"
 VERSION_BYTES = 4
+# Answer when the disk has it; or at once, and let the disk have it every second.
+DURABLE, QUICK = "batch", "periodic\ncommitlog_sync_period: 1s"
 
 
 class Cassandra(Server):
@@ -37,12 +39,15 @@ class Cassandra(Server):
 
     name = "cassandra"
 
-    def __init__(self, state: Path, jars: Path, ports: Ports, settings: CassandraSettings, keys: Keys | None) -> None:
+    def __init__(
+        self, state: Path, jars: Path, ports: Ports, settings: CassandraSettings, durable: bool, keys: Keys | None
+    ) -> None:
         """settings: of a client that may do everything. keys: None where everybody may."""
         self._folder = state / "cassandra"
         self._jars = jars
         self._ports = ports
         self._settings = settings
+        self._sync = DURABLE if durable else QUICK
         self._keys = keys
         self.process = Process(self.name, state)
 
@@ -59,6 +64,7 @@ class Cassandra(Server):
             cql_port=self._ports.cql,
             storage_port=self._ports.cassandra_storage,
             data=data,
+            commitlog_sync=self._sync,
             **({"keys": self._keys.folder} if self._keys else {}),
         )
         if self.process.pid is None:

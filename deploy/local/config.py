@@ -33,6 +33,9 @@ class LocalSettings(BaseSettings):
     # What a crash makes the job read again, at most, in seconds of events. A checkpoint holds up the flow for some tens
     # of milliseconds: shorter is felt in the slowest hundredth of all rows.
     checkpoint_s: int = Field(10, ge=1)
+    # Whether Cassandra answers only when the disk has what was written: a killed node then loses nothing that it
+    # acknowledged, and writing takes three times as long. With replicas nobody needs it.
+    durable: bool = False
     # Prometheus endpoints of Flink. Off by default: its reporter listens on every interface.
     metrics: bool = False
     # TLS, accounts and rights at every door.

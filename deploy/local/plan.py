@@ -21,8 +21,9 @@ class Plan:
     spares: int
     click_partitions: int
     metrics: bool
-    # Plans of earlier versions say nothing of these two.
+    # Plans of earlier versions say nothing of these three.
     checkpoint_s: int = 10
+    durable: bool = False
     secure: bool = False
     wanted: list[str] = field(default_factory=list)
     job: Job | None = None

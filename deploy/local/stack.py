@@ -75,6 +75,7 @@ class Stack:
             click_partitions=local.click_partitions,
             metrics=local.metrics,
             checkpoint_s=local.checkpoint_s,
+            durable=local.durable,
             secure=local.secure,
         )
         if known and (running := stack.running()):
@@ -343,7 +344,7 @@ class Stack:
         workers = range(1, plan.taskmanagers + plan.spares + 1)
         return [
             Kafka(self.state, jars, ports, self.settings.kafka, self.keys),
-            Cassandra(self.state, jars, ports, self.settings.cassandra, self.keys),
+            Cassandra(self.state, jars, ports, self.settings.cassandra, plan.durable, self.keys),
             *(TaskManager(cluster, number) for number in workers),
             JobManager(cluster),
         ]

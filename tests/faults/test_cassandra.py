@@ -33,7 +33,7 @@ def job(proxy: Proxy, start_job: Callable[..., RunningJob], tmp_path_factory: py
     return job
 
 
-@pytest.mark.long  # a node that is killed on a busy machine may have lost what it acknowledged: see cassandra.yaml
+@pytest.mark.long
 def test_cassandra_killed_amid_batches_loses_nothing(job: RunningJob) -> None:
     with Trial(job, "Cassandra killed (kill -9) amid batches"):
         job.stack.kill("cassandra")

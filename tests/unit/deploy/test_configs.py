@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.local.cassandra import DURABLE, QUICK
 from deploy.local.server import HERE, render
 
 
@@ -37,15 +38,20 @@ def test_kafka_listens_on_the_loopback_with_the_ports_given(tmp_path: Path) -> N
     assert lines["auto.create.topics.enable"] == "false"
 
 
-def test_cassandra_listens_on_the_loopback_with_the_ports_given(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sync", "wanted"), [(DURABLE, ("batch", None)), (QUICK, ("periodic", "1s"))])
+def test_cassandra_listens_on_the_loopback_with_the_ports_given_and_acknowledges_as_told(
+    tmp_path: Path, sync: str, wanted: tuple[str, str | None]
+) -> None:
     target = render(
         HERE / "cassandra" / "cassandra.yaml",
         tmp_path / "c",
         cql_port=1234,
         storage_port=1235,
         data="/d",
+        commitlog_sync=sync,
     )
     config = yaml.safe_load(target.read_text())
+    assert (config["commitlog_sync"], config.get("commitlog_sync_period")) == wanted
     assert (config["rpc_address"], config["native_transport_port"]) == ("127.0.0.1", 1234)
     assert (config["listen_address"], config["storage_port"]) == ("127.0.0.1", 1235)
     assert config["seed_provider"][0]["parameters"] == [{"seeds": "127.0.0.1:1235"}]
@@ -144,6 +150,7 @@ def test_a_secure_cassandra_lets_nobody_in_unasked(tmp_path: Path) -> None:
         cql_port=1234,
         storage_port=1235,
         data="/d",
+        commitlog_sync=QUICK,
         keys="/k",
     )
     config = yaml.safe_load(target.read_text())

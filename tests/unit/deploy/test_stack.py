@@ -117,8 +117,10 @@ def test_data_made_without_locks_are_not_locked_afterwards_nor_the_other_way_rou
         assert Stack.create(load_local_settings(state=state, secure=not secure)).plan.secure is not secure
 
 
-def test_a_plan_of_an_earlier_version_is_one_without_locks(tmp_path: Path) -> None:
+def test_a_plan_of_an_earlier_version_is_one_without_locks_that_lets_the_disk_wait(tmp_path: Path) -> None:
     stack = Stack.create(load_local_settings(state=tmp_path))
     file = tmp_path / "stack.json"
-    file.write_text(file.read_text().replace('"secure": false,', ""))
-    assert stack.plan.secure is False
+    for key in ("secure", "durable"):
+        file.write_text(file.read_text().replace(f'"{key}": false,', ""))
+    assert "durable" not in file.read_text()
+    assert (stack.plan.secure, stack.plan.durable) == (False, False)
