@@ -26,6 +26,8 @@ $(READY): requirements.lock
 	    { echo 'error: $(PYTHON) makes no virtual environment; install its venv module' >&2; exit 4; }
 	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@# Seconds now, which the first micro-batch, test or command would wait for.
+	@$(RUN) -c 'from schemas import features; from streaming import stamps; from schemas.compiled import prepare; prepare()'
 	@touch $@
 
 demo up status down: $(READY)

@@ -23,7 +23,7 @@ from schemas.avro import (
 )
 from schemas.columns import decode_columns
 from schemas.evolution import conflicts
-from schemas.ids import MAX_ID_BYTES, PADDING, hash_and_look, id_trouble, shown
+from schemas.ids import MAX_ID_BYTES, hash_and_look, id_trouble, shown
 from schemas.spans import Columns, Spans, spans_of
 
 # The order is the code kept in state: append only.
@@ -33,7 +33,7 @@ DEFAULT_ACTION = "CLICK"
 EARLIEST_MS = 946_684_800_000
 # A producer's clock may run this far ahead before its events are refused.
 MAX_AHEAD_MS = 5 * 60 * 1000
-_EMPTY = np.frombuffer(PADDING, np.uint8)
+_EMPTY = np.frombuffer(b"", np.uint8)
 _ID_FIELDS = ("event_id", "user_id", "item_id")
 
 

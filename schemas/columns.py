@@ -1,11 +1,9 @@
-"""Decoding a batch of Avro records into columns, with numpy and without a loop over the records.
+"""Decoding a batch of Avro records into columns: one compiled walk over the bytes, record by record.
 
-All bodies of a batch lie in one byte buffer. One cursor per record walks through the writer's schema, field by
-field, all records at once: first the quick way (quick.py), and where that finds anything amiss the careful way of
-this file. Here a cursor that would pass its record's end stops and names the field, so that a damaged record never
-harms its neighbours.
+The writer's schema becomes a program of a few numbers, which the walk follows. A walk that would pass its record's end,
+or meets what no writer writes, stops and names the field, so that a damaged record never harms its neighbours.
 
-Shapes: N records; every array is [N] unless said otherwise.
+Shapes: N records, F fields; every array of a column is [N].
 """
 
 from collections.abc import Sequence
@@ -15,62 +13,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.avro import Schema
-from schemas.ids import PADDING
-from schemas.quick import quick_columns
-from schemas.spans import MAX_ENTRIES, Bools, Columns, Ints, Spans, only_branch, spans_of
+from schemas.compiled import Address, Compiled, carray, inlined
+from schemas.spans import MAX_ENTRIES, Columns, Ints, Spans, only_branch, spans_of
 
+# Kinds of values. A step of a program is a kind and up to three numbers: see `_Program`.
+_NULL, _INTEGER, _ENUM, _BYTES, _FLOAT, _DOUBLE, _BOOLEAN, _UNION, _MAP, _ARRAY = range(10)
+_KINDS = {
+    "null": _NULL, "int": _INTEGER, "long": _INTEGER, "enum": _ENUM, "string": _BYTES, "bytes": _BYTES,
+    "float": _FLOAT, "double": _DOUBLE, "boolean": _BOOLEAN, "map": _MAP, "array": _ARRAY,
+}  # fmt: skip
 # A 64-bit zigzag integer has at most ten bytes of seven bits; of the tenth one bit is left.
-_VARINT_BYTES = 10
 _LAST_SHIFT = 63
+# Where a walk stands that has failed.
+_BROKEN = -1
 
 
-class _Cursor:
-    """One position per record, and which records are still sound."""
+class _Program:
+    """A schema as numbers: steps int64[S, 4], and which of them each field is, int64[F].
 
-    def __init__(self, buffer: NDArray[np.uint8], at: Ints, end: Ints) -> None:
-        self.buffer = buffer
-        self.at = at
-        self.end = end
-        self.sound = np.ones(len(at), np.bool_)
+    A step is its kind and, for an enum, how many symbols; for a map or an array, the step of its values; for a union,
+    how many branches, which of them is not null, and the step of that one.
+    """
 
-    def fail(self, broken: Bools) -> None:
-        self.sound &= ~broken
+    def __init__(self, schema: Schema) -> None:
+        """Raises ValueError for types beyond those of the project's records."""
+        self.schema = schema
+        self._steps: list[tuple[int, int, int, int]] = []
+        self.fields = np.array([self._step(field["type"]) for field in schema["fields"]], np.int64)
+        self.steps = np.array(self._steps, np.int64).reshape(-1, 4)
 
-    def varint(self, rows: Bools) -> Ints:
-        """Read one zigzag integer in the chosen rows; 0 elsewhere."""
-        raw = np.zeros(len(self.at), np.uint64)
-        more = rows & self.sound
-        for shift in range(0, 7 * _VARINT_BYTES, 7):
-            self.fail(more & (self.at >= self.end))
-            more &= self.sound
-            byte = self.buffer[np.where(more, self.at, 0)]
-            raw |= np.where(more, (byte & 0x7F).astype(np.uint64) << np.uint64(shift), np.uint64(0))
-            self.at += more
-            if shift == _LAST_SHIFT:
-                self.fail(more & (byte > 1))
-            more &= byte >= 0x80
-            if not more.any():
-                break
-        self.fail(more)
-        return (raw >> np.uint64(1)).view(np.int64) ^ -(raw & np.uint64(1)).view(np.int64)
+    def _step(self, kind: Any) -> int:
+        if isinstance(kind, list):
+            branch = only_branch(kind)
+            step = (_UNION, len(kind), branch, self._step(kind[branch]))
+        else:
+            word = kind["type"] if isinstance(kind, dict) else kind
+            if word not in _KINDS:
+                raise ValueError(f"Avro type {word!r} is not used by the project's records")
+            inside = {"enum": lambda: len(kind["symbols"]), "map": lambda: self._step(kind["values"])}
+            inside["array"] = lambda: self._step(kind["items"])
+            step = (_KINDS[word], inside.get(word, int)(), 0, 0)
+        self._steps.append(step)
+        return len(self._steps) - 1
 
-    def span(self, rows: Bools) -> Spans:
-        """Step over length-prefixed bytes in the chosen rows."""
-        length = self.varint(rows)
-        # The comparison is written so that a huge length cannot overflow.
-        self.fail(rows & ((length < 0) | (length > self.end - self.at)))
-        length = np.where(rows & self.sound, length, 0)
-        start = self.at.copy()
-        self.at += length
-        return Spans(start, length)
 
-    def fixed(self, size: int, rows: Bools) -> Ints:
-        """Step over `size` bytes in the chosen rows; returns where they start (0 elsewhere)."""
-        self.fail(rows & (self.end - self.at < size))
-        read = rows & self.sound
-        start = np.where(read, self.at, 0)
-        self.at += read * size
-        return start
+# Programs of the schemas met last, by the schema's identity, which the program keeps alive.
+_PROGRAMS: dict[int, _Program] = {}
+_MOST_PROGRAMS = 64
 
 
 def decode_columns(values: Sequence[bytes], body_start: int, schema: Schema, beside: Sequence[bytes] = ()) -> Columns:
@@ -79,110 +68,167 @@ def decode_columns(values: Sequence[bytes], body_start: int, schema: Schema, bes
     beside: other bytes to lie in the same buffer, right behind the values.
     Raises ValueError for a schema with types beyond those of the project's records.
     """
-    buffer = np.frombuffer(b"".join([*values, *beside, PADDING]), np.uint8)
+    program = _PROGRAMS.get(id(schema))
+    if program is None:
+        if len(_PROGRAMS) >= _MOST_PROGRAMS:
+            _PROGRAMS.clear()
+        program = _PROGRAMS[id(schema)] = _Program(schema)
+    raw = b"".join([*values, *beside])
     whole = spans_of(values)
-    at, end = whole.start + body_start, whole.start + whole.length
-    found = quick_columns(buffer, at.copy(), end, schema) if len(values) else None
-    return _careful_columns(buffer, at, end, schema) if found is None else found
-
-
-def _careful_columns(buffer: NDArray[np.uint8], at: Ints, end: Ints, schema: Schema) -> Columns:
-    cursor = _Cursor(buffer, at, end)
-    fields, count = schema["fields"], len(at)
-    out = Columns(buffer, np.zeros(count, np.bool_), np.full(count, -1, np.int64), {}, {}, {}, {})
-    for index, field in enumerate(fields):
-        _read(cursor, field["type"], np.ones(count, np.bool_), field["name"], out)
-        out.failed_field[~cursor.sound & (out.failed_field < 0)] = index
-    cursor.fail(cursor.at != cursor.end)
-    out.failed_field[~cursor.sound & (out.failed_field < 0)] = len(fields)
-    out.failed = ~cursor.sound
+    count, fields = len(values), len(program.fields)
+    numbers, start, length = np.zeros((3, fields, count), np.int64)
+    present, failed_field = np.zeros((fields, count), np.bool_), np.full(count, -1, np.int64)
+    _walk(
+        program.steps, len(program.steps), program.fields, fields, raw, len(raw),
+        whole.start + body_start, whole.start + whole.length, count,
+        numbers, start, length, present, failed_field,
+    )  # fmt: skip
+    out = Columns(np.frombuffer(raw, np.uint8), failed_field >= 0, failed_field, {}, {}, {}, {})
+    for row, field in enumerate(schema["fields"]):
+        name, kind = field["name"], field["type"]
+        kind = kind[only_branch(kind)] if isinstance(kind, list) else kind
+        word = kind["type"] if isinstance(kind, dict) else kind
+        if word in ("map", "array", "null"):
+            continue
+        out.present[name] = present[row]
+        if word in ("string", "bytes"):
+            out.spans[name] = Spans(start[row], length[row])
+        else:
+            out.numbers[name] = _as_written(numbers[row], word)
+        if word == "enum":
+            out.symbols[name] = kind["symbols"]
     return out
 
 
-def _read(cursor: _Cursor, kind: Any, rows: Bools, name: str | None, out: Columns) -> None:
-    """Read one value of type `kind` in the chosen rows; keep it as column `name`, or drop it without a name."""
-    if isinstance(kind, list):
-        _read_union(cursor, kind, rows, name, out)
-        return
-    word = kind["type"] if isinstance(kind, dict) else kind
-    if word in ("int", "long"):
-        _keep(out, name, rows, cursor.varint(rows))
-    elif word == "enum":
-        code = cursor.varint(rows)
-        cursor.fail(rows & ((code < 0) | (code >= len(kind["symbols"]))))
-        _keep(out, name, rows, code)
-        if name is not None:
-            out.symbols[name] = kind["symbols"]
-    elif word in ("string", "bytes"):
-        spans = cursor.span(rows)
-        if name is not None:
-            out.spans[name] = spans
-            out.present[name] = rows
-    elif word in ("float", "double"):
-        size = 4 if word == "float" else 8
-        window = np.lib.stride_tricks.sliding_window_view(cursor.buffer, size)
-        number = window[cursor.fixed(size, rows)].view(f"<f{size}")[:, 0]
-        _keep(out, name, rows, number.astype(np.float64))
-    elif word == "boolean":
-        byte = cursor.buffer[cursor.fixed(1, rows)]
-        cursor.fail(rows & (byte > 1))
-        _keep(out, name, rows, byte.astype(np.int64))
-    elif word == "null":
-        return
-    elif word in ("map", "array"):
-        _skip_blocks(cursor, kind, rows)
-    else:
-        raise ValueError(f"Avro type {word!r} is not used by the project's records")
+def _as_written(bits: Ints, word: str) -> NDArray[Any]:
+    """Numbers of an Avro type from what the walk has found: floats from their bits."""
+    if word == "float":
+        return bits.astype(np.uint32).view(np.float32).astype(np.float64)
+    return bits.view(np.float64) if word == "double" else bits
 
 
-def _keep(out: Columns, name: str | None, rows: Bools, number: NDArray[Any]) -> None:
-    if name is not None:
-        out.numbers[name] = number
-        out.present[name] = rows
+@inlined
+def _integer(buffer: NDArray[np.uint8], at: int, end: int) -> tuple[Any, int]:
+    """One zigzag integer, and the place behind it."""
+    raw = np.uint64(0)
+    for shift in range(0, _LAST_SHIFT + 1, 7):
+        if at >= end:
+            return 0, _BROKEN
+        byte = buffer[at]
+        at += 1
+        if shift == _LAST_SHIFT and byte > 1:
+            return 0, _BROKEN
+        raw |= np.uint64(byte & 0x7F) << np.uint64(shift)
+        if byte < 0x80:
+            return np.int64(raw >> np.uint64(1)) ^ -np.int64(raw & np.uint64(1)), at
+    return 0, _BROKEN
 
 
-def _read_union(cursor: _Cursor, kinds: list[Any], rows: Bools, name: str | None, out: Columns) -> None:
-    value = only_branch(kinds)
-    branch = cursor.varint(rows)
-    cursor.fail(rows & ((branch < 0) | (branch >= len(kinds))))
-    chosen = rows & cursor.sound & (branch == value)
-    _read(cursor, kinds[value], chosen, name, out)
+@inlined
+def _little_endian(buffer: NDArray[np.uint8], at: int, end: int) -> Any:
+    """Up to eight bytes as one number."""
+    bits = np.uint64(0)
+    for place in range(at, end):
+        bits |= np.uint64(buffer[place]) << np.uint64(8 * (place - at))
+    return np.int64(bits)
 
 
-def _skip_blocks(cursor: _Cursor, kind: Any, rows: Bools) -> None:
-    """Step over a map or an array: blocks of entries, each with its count, ended by a count of 0."""
-    open_rows = rows & cursor.sound
-    total = np.zeros(len(rows), np.int64)
-    # A block has an entry at least, so there are no more blocks than entries.
-    for _ in range(MAX_ENTRIES + 1):
-        count = cursor.varint(open_rows)
-        # A negative count is followed by the block's size in bytes, for readers that skip.
-        cursor.varint(open_rows & (count < 0))
-        left = np.abs(count)
-        cursor.fail(open_rows & ((left > MAX_ENTRIES) | (left < 0)))
-        total += np.where(open_rows & cursor.sound, left, 0)
-        cursor.fail(open_rows & (total > MAX_ENTRIES))
-        open_rows = open_rows & cursor.sound & (count != 0)
-        if not open_rows.any():
-            return
-        for step in range(int(left[open_rows].max())):
-            entry = open_rows & cursor.sound & (step < left)
-            if kind["type"] == "map":
-                cursor.span(entry)
-                _read(
-                    cursor,
-                    kind["values"],
-                    entry,
-                    None,
-                    Columns(cursor.buffer, entry, left, {}, {}, {}, {}),
-                )
+@inlined
+def _skip(steps: Ints, step: int, buffer: NDArray[np.uint8], at: int, end: int) -> int:  # noqa: PLR0912
+    """The place behind one value; _BROKEN where there is none."""
+    kind, inside = steps[step, 0], steps[step, 1]
+    if kind == _NULL:
+        return at
+    if kind in (_FLOAT, _DOUBLE):
+        size = 4 if kind == _FLOAT else 8
+        return at + size if end - at >= size else _BROKEN
+    if kind == _BOOLEAN:
+        return at + 1 if end > at and buffer[at] <= 1 else _BROKEN
+    if kind in (_MAP, _ARRAY):
+        total = 0
+        while True:
+            count, at = _integer(buffer, at, end)
+            if at >= 0 and count < 0:
+                # The block's size in bytes follows, for readers that skip.
+                count = -count
+                _, at = _integer(buffer, at, end)
+            if at < 0 or count == 0:
+                return at
+            total += count
+            if not 0 < count <= MAX_ENTRIES or total > MAX_ENTRIES:
+                return _BROKEN
+            for _ in range(count):
+                if kind == _MAP:
+                    size, at = _integer(buffer, at, end)
+                    if at < 0 or not 0 <= size <= end - at:
+                        return _BROKEN
+                    at += size
+                at = _skip(steps, inside, buffer, at, end)
+                if at < 0:
+                    return _BROKEN
+    number, at = _integer(buffer, at, end)
+    if at < 0 or kind == _INTEGER:
+        return at
+    if kind == _BYTES:
+        return at + number if 0 <= number <= end - at else _BROKEN
+    if not 0 <= number < inside:
+        return _BROKEN
+    if kind == _UNION and number == steps[step, 2]:
+        return _skip(steps, steps[step, 3], buffer, at, end)
+    return at
+
+
+@Compiled
+def _walk(
+    steps_at: Address,
+    steps_count: int,
+    fields_at: Address,
+    fields_count: int,
+    buffer_at: Address,
+    size: int,
+    begins_at: Address,
+    ends_at: Address,
+    count: int,
+    numbers_at: Address,
+    start_at: Address,
+    length_at: Address,
+    present_at: Address,
+    failed_field_at: Address,
+) -> None:
+    """Fill the columns; failed_field: int64[N], -1 where the record is whole, F where something comes after its end."""
+    steps, fields = carray(steps_at, (steps_count, 4), np.int64), carray(fields_at, fields_count, np.int64)
+    buffer = carray(buffer_at, size, np.uint8)
+    begins, ends = carray(begins_at, count, np.int64), carray(ends_at, count, np.int64)
+    numbers = carray(numbers_at, (fields_count, count), np.int64)
+    start, length = (
+        carray(start_at, (fields_count, count), np.int64),
+        carray(length_at, (fields_count, count), np.int64),
+    )
+    present, failed_field = (
+        carray(present_at, (fields_count, count), np.bool_),
+        carray(failed_field_at, count, np.int64),
+    )
+    for record in range(len(begins)):
+        at, end = begins[record], ends[record]
+        for field in range(len(fields)):
+            step = fields[field]
+            if steps[step, 0] == _UNION:
+                branch, behind = _integer(buffer, at, end)
+                if behind >= 0 and branch == steps[step, 2]:
+                    at, step = behind, steps[step, 3]
+            kind, begun = steps[step, 0], at
+            at = _skip(steps, step, buffer, at, end)
+            if at < 0:
+                failed_field[record] = field
+                break
+            if kind in (_UNION, _NULL, _MAP, _ARRAY):
+                continue
+            present[field, record] = True
+            if kind == _BYTES:
+                length[field, record], start[field, record] = _integer(buffer, begun, end)
+            elif kind in (_INTEGER, _ENUM):
+                numbers[field, record], _ = _integer(buffer, begun, end)
             else:
-                _read(
-                    cursor,
-                    kind["items"],
-                    entry,
-                    None,
-                    Columns(cursor.buffer, entry, left, {}, {}, {}, {}),
-                )
-        open_rows &= cursor.sound
-    cursor.fail(open_rows)
+                numbers[field, record] = _little_endian(buffer, begun, at)
+        if at >= 0 and at != end:
+            failed_field[record] = len(fields)

@@ -10,19 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.click import ACTIONS
+from schemas.compiled import Address, Compiled, carray, inlined
 from schemas.ids import hash_ids
-from schemas.user_state import WINDOWS, States, history, window_counts
+from schemas.user_state import HISTORY, WINDOWS, States, history, window_counts
 
 # Powers of two of seconds: bucket 32 begins at 2**31 s, 68 years.
 GAP_BUCKETS = 33
 # A pause longer than this ends a session.
 SESSION_PAUSE_MS = 30 * 60 * 1000
-COUNTER_NAMES = (
-    *(f"{w.name}_{a.lower()}" for w in WINDOWS for a in ACTIONS),
-    "history_events",
-    "session_events",
-    "session_seconds",
-)
+_OF_HISTORY = ("history_events", "session_events", "session_seconds")
+COUNTER_NAMES = (*(f"{w.name}_{a.lower()}" for w in WINDOWS for a in ACTIONS), *_OF_HISTORY)
 
 Inputs = dict[str, NDArray[np.int64] | NDArray[np.float32] | NDArray[np.bool_]]
 
@@ -46,17 +43,12 @@ class Vocabulary:
 
     def index_of(self, item_hash: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Indices of hashed items, of the same shape; 0 where an item is unknown."""
-        index = np.zeros(item_hash.shape, np.int64)
-        asked = np.flatnonzero(item_hash)
-        wanted = item_hash.reshape(-1)[asked]
-        bucket = (wanted >> self._shift).astype(np.int64)
-        place, end = self._start[bucket], self._start[bucket + 1]
-        while len(asked):
-            found = self._hashes[place] == wanted
-            index.reshape(-1)[asked[found]] = self._index[place[found]]
-            place = place + 1
-            left = ~found & (place < end)
-            asked, wanted, place, end = asked[left], wanted[left], place[left], end[left]
+        index = np.empty(item_hash.shape, np.int64)
+        hashes = np.ascontiguousarray(item_hash)
+        _look_up(
+            hashes, hashes.size, self._hashes, self._index, self.size + 1, self._start, len(self._start),
+            int(self._shift), index,
+        )  # fmt: skip
         return index
 
 
@@ -68,23 +60,17 @@ def history_inputs(item_index: NDArray[np.int64], action: NDArray[np.uint8], eve
     since the event before (0 for the first event), and age int64[B, L], the bucket of the time from the event up to
     now, the moment of the newest event, at which the list is made; both 0 in empty places.
     """
-    filled = event_time != 0
-    gap = np.zeros(event_time.shape, np.int64)
-    gap[:, 1:] = np.where(filled[:, 1:] & filled[:, :-1], time_bucket(event_time[:, 1:] - event_time[:, :-1]), 0)
-    return {
-        "item_index": np.where(filled, item_index, 0),
-        "action": np.where(filled, action.astype(np.int64) + 1, 0),
-        "gap": gap,
-        "age": np.where(filled, time_bucket(event_time[:, -1:] - event_time), 0),
-    }
+    inputs: Inputs = {name: np.empty(event_time.shape, np.int64) for name in ("item_index", "action", "gap", "age")}
+    known = (np.ascontiguousarray(column) for column in (item_index, action, event_time))
+    _describe(*known, *event_time.shape, *inputs.values())
+    return inputs
 
 
 def time_bucket(span_ms: NDArray[np.int64]) -> NDArray[np.int64]:
     """The log2 bucket, 1 … GAP_BUCKETS - 1, of spans in ms; negative ones count as 0."""
-    seconds = np.maximum(span_ms, 0) // 1000
-    # A float's exponent is the exact bit length: 0 s -> 1, 1-2 s -> 2, 3-6 s -> 3, …
-    bits = ((seconds + 1).astype(np.float64).view(np.int64) >> 52) - 1022
-    return np.minimum(bits, GAP_BUCKETS - 1)
+    buckets = np.empty(span_ms.shape, np.int64)
+    _buckets(np.ascontiguousarray(span_ms), span_ms.size, buckets)
+    return buckets
 
 
 def model_inputs(states: States, vocabulary: Vocabulary) -> Inputs:
@@ -98,18 +84,95 @@ def model_inputs(states: States, vocabulary: Vocabulary) -> Inputs:
 
 def counters(states: States) -> NDArray[np.float32]:
     """log(1 + x) of COUNTER_NAMES, each window ending with the user's newest event: float32[B, C]."""
-    time = history(states, "event_time")
-    filled = time != 0
-    newest = time[:, -1]
-    # A session is the run of newest events without a longer pause between two of them.
-    connected = np.ones(time.shape, np.bool_)
-    connected[:, :-1] = (time[:, 1:] - time[:, :-1] <= SESSION_PAUSE_MS) & filled[:, :-1]
-    in_session = np.logical_and.accumulate(connected[:, ::-1], axis=1)[:, ::-1] & filled
-    started = np.where(in_session, time, np.iinfo(np.int64).max).min(axis=1)
-    seconds = np.where(filled[:, -1], newest - started, 0) // 1000
-    columns = [
-        window_counts(states).reshape(len(states), len(WINDOWS) * len(ACTIONS)),
-        np.stack((filled.sum(axis=1), in_session.sum(axis=1), seconds), axis=1),
-    ]
-    counted: NDArray[np.float32] = np.log1p(np.concatenate(columns, axis=1)).astype(np.float32)
+    counts = np.empty((len(states), len(COUNTER_NAMES)), np.float64)
+    counts[:, : -len(_OF_HISTORY)] = window_counts(states).reshape(len(states), len(WINDOWS) * len(ACTIONS))
+    _sessions(np.ascontiguousarray(states["ring"]["event_time"]), len(states), counts)
+    counted: NDArray[np.float32] = np.log1p(counts).astype(np.float32)
     return counted
+
+
+@inlined
+def _bucket(span_ms: int) -> int:
+    # The bit length: 0 s -> 1, 1-2 s -> 2, 3-6 s -> 3, …
+    left, bits = max(span_ms, 0) // 1000 + 1, 0
+    while left:
+        left >>= 1
+        bits += 1
+    return min(bits, GAP_BUCKETS - 1)
+
+
+@Compiled
+def _buckets(span_at: Address, count: int, bucket_at: Address) -> None:
+    spans, buckets = carray(span_at, count, np.int64), carray(bucket_at, count, np.int64)
+    for place in range(count):
+        buckets[place] = _bucket(spans[place])
+
+
+@Compiled
+def _look_up(
+    asked_at: Address,
+    count: int,
+    hashes_at: Address,
+    index_at: Address,
+    known: int,
+    start_at: Address,
+    starts: int,
+    shift: int,
+    found_at: Address,
+) -> None:
+    """Search each hash among those that begin with the same bits; no item has the hash 0."""
+    asked, found = carray(asked_at, count, np.uint64), carray(found_at, count, np.int64)
+    hashes, index = carray(hashes_at, known, np.uint64), carray(index_at, known, np.int64)
+    start = carray(start_at, starts, np.int64)
+    for each in range(count):
+        wanted, found[each] = asked[each], 0
+        if wanted != 0:
+            bits = np.int64(wanted >> np.uint64(shift))
+            for place in range(start[bits], start[bits + 1]):
+                if hashes[place] == wanted:
+                    found[each] = index[place]
+
+
+@Compiled
+def _describe(
+    item_at: Address,
+    kind_at: Address,
+    time_at: Address,
+    users: int,
+    length: int,
+    item_index_at: Address,
+    action_at: Address,
+    gap_at: Address,
+    age_at: Address,
+) -> None:
+    shape = users, length
+    item, time = carray(item_at, shape, np.int64), carray(time_at, shape, np.int64)
+    kind = carray(kind_at, shape, np.uint8)
+    item_index, action = carray(item_index_at, shape, np.int64), carray(action_at, shape, np.int64)
+    gap, age = carray(gap_at, shape, np.int64), carray(age_at, shape, np.int64)
+    for user in range(users):
+        before = np.int64(0)
+        for place in range(length):
+            now = time[user, place]
+            item_index[user, place] = action[user, place] = gap[user, place] = age[user, place] = 0
+            if now != 0:
+                item_index[user, place], action[user, place] = item[user, place], kind[user, place] + 1
+                age[user, place] = _bucket(time[user, length - 1] - now)
+                if before != 0:
+                    gap[user, place] = _bucket(now - before)
+            before = now
+
+
+@Compiled
+def _sessions(time_at: Address, users: int, counts_at: Address) -> None:
+    """The counters of the history alone, the last ones. time: int64[B, L], newest to oldest."""
+    time = carray(time_at, (users, HISTORY), np.int64)
+    counts = carray(counts_at, (users, len(COUNTER_NAMES)), np.float64)
+    for user in range(users):
+        events, session, started = 0, 0, time[user, 0]
+        while events < HISTORY and time[user, events] != 0:
+            if session == events and (events == 0 or started - time[user, events] <= SESSION_PAUSE_MS):
+                session, started = session + 1, time[user, events]
+            events += 1
+        counts[user, -3], counts[user, -2] = events, session
+        counts[user, -1] = (time[user, 0] - started) // 1000

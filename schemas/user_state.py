@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.click import ACTIONS, Clicks
+from schemas.compiled import Address, Compiled, carray
 
 LAYOUT = 2
 HISTORY = 50
@@ -60,10 +61,11 @@ USER_STATE = np.dtype(
         ("spare_2", "V6"),
     ]
 )
-_EVENT_BYTES = np.dtype((np.void, EVENT.itemsize))
 assert USER_STATE.fields is not None
+# The same record for compiled functions, which know no empty fields.
+_RECORD = USER_STATE[[name for name in USER_STATE.names or () if not name.startswith("spare")]]
 RING_START, RING_BYTES = USER_STATE.fields["ring"][1], HISTORY * EVENT.itemsize
-_COUNT_START = USER_STATE.fields["count"][1]
+EVENT_BYTES, USER_STATE_BYTES = EVENT.itemsize, USER_STATE.itemsize
 
 # Layout 1: always of full size, oldest to newest, empty places on the left, a column a field.
 _LAYOUT_1 = np.dtype(
@@ -79,11 +81,8 @@ _LAYOUT_1 = np.dtype(
     ]
 )
 
-# By bucket of all windows: which window it is of, its place there, and how many that has.
-_WINDOW = np.repeat(np.arange(len(WINDOWS)), [window.buckets for window in WINDOWS])
-_PLACE = np.concatenate([np.arange(window.buckets) for window in WINDOWS]).astype(np.int32)
 _WIDTHS = np.array([window.width_ms for window in WINDOWS], np.int64)
-_SIZES = np.array([window.buckets for window in WINDOWS], np.int32)
+_SIZES = np.array([window.buckets for window in WINDOWS], np.int64)
 _STARTS = np.cumsum(_SIZES) - _SIZES
 
 States = NDArray[np.void]
@@ -105,32 +104,32 @@ def empty_states(count: int) -> States:
     return states
 
 
+_BLANK = empty_states(1).tobytes()[:RING_START]
+
+
 def load_states(records: Sequence[bytes | None]) -> States:
     """States[U] of U records as kept in Flink; None is a user without state. Raises ValueError on what is no record."""
-    blank = empty_states(1).tobytes()[:RING_START]
-    known = [blank if record is None else record for record in records]
+    known = [_BLANK if record is None else record for record in records]
     lengths = np.fromiter(map(len, known), np.int64, len(known))
-    broken = (lengths < RING_START) | (lengths > RING_START + RING_BYTES)
-    broken |= (lengths - RING_START) % EVENT.itemsize != 0
-    for index in np.flatnonzero(broken).tolist():
-        if lengths[index] != _LAYOUT_1.itemsize or known[index][0] != 1:
-            raise ValueError(f"a state has {lengths[index]} bytes, which is no whole number of events")
-    full = [record.ljust(USER_STATE.itemsize, b"\0") for record in known]
-    states = np.frombuffer(bytearray().join(full), USER_STATE)
-    for index in np.flatnonzero(states["layout"] != LAYOUT).tolist():
-        if not broken[index] or states["layout"][index] != 1:
-            raise ValueError(f"a state has layout {states['layout'][index]}; this version reads 1 to {LAYOUT}")
-        states[index] = _from_layout_1(full[index][: _LAYOUT_1.itemsize])
+    raw, states, fine = b"".join(known), np.zeros(len(known), USER_STATE), np.zeros(len(known), np.bool_)
+    _fill(raw, len(raw), lengths, len(known), states, fine)
+    for index in [] if fine.all() else np.flatnonzero(~fine).tolist():
+        record, size = known[index], lengths[index]
+        if size == _LAYOUT_1.itemsize and record[0] == 1:
+            states[index] = _from_layout_1(record)
+        elif RING_START <= size <= RING_START + RING_BYTES and (size - RING_START) % EVENT.itemsize == 0:
+            raise ValueError(f"a state has layout {record[0]}; this version reads 1 to {LAYOUT}")
+        else:
+            raise ValueError(f"a state has {size} bytes, which is no whole number of events")
     return states
 
 
 def dump_states(states: States) -> list[bytes]:
     """The records to keep, one a user."""
-    raw = states.tobytes()
-    events = np.count_nonzero(states["ring"]["item"], axis=1)
-    starts = np.arange(len(states)) * USER_STATE.itemsize
-    ends = starts + RING_START + EVENT.itemsize * events
-    return [raw[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+    raw, ends = states.tobytes(), np.empty(len(states), np.int64)
+    _measure(states, len(states), ends)
+    starts = range(0, len(raw), USER_STATE.itemsize)
+    return [raw[start:end] for start, end in zip(starts, ends.tolist(), strict=True)]
 
 
 def select(states: States, rows: NDArray[Any]) -> States:
@@ -157,117 +156,93 @@ def apply_events(states: States, user_index: Ints, clicks: Clicks) -> Applied:
 
     user_index: int64[N], which of the U states each event belongs to. Events may come in any order.
     """
-    events = np.empty(len(clicks), EVENT)
-    events["item"], events["event_time"] = clicks.item_hash, clicks.event_time
-    events["event"], events["action"] = clicks.event_hash, clicks.action
-    order = np.lexsort((clicks.event_hash, clicks.event_time, user_index))
-    owner, ordered = user_index[order], events[order]
-    duplicate, late = np.zeros(len(order), np.bool_), np.zeros(len(order), np.bool_)
-
-    # Nearly all users only have events that are new and newer than all before; the others take the long way.
-    merged = np.zeros(len(states), np.bool_)
-    merged[owner[_not_newer(states, owner, ordered)]] = True
-    if merged.any():
-        rows, members = np.flatnonzero(merged), np.flatnonzero(merged[user_index])
-        part, place = select(states, rows), np.cumsum(merged) - 1
-        duplicate[members], late[members] = _merge(part, place[user_index[members]], events[members])
-        _raw(states)[rows] = _raw(part)
-        appended = ~merged[owner]
-        _append(states, owner[appended], ordered[appended])
-        fresh = ~duplicate[order]
-        owner, ordered = owner[fresh], ordered[fresh]
-    else:
-        _append(states, owner, ordered)
-    _count(states, owner, ordered)
+    count = len(clicks)
+    duplicate, late = np.empty((2, count), np.bool_)
+    _apply(
+        states, len(states), np.ascontiguousarray(user_index), clicks.item_hash, clicks.event_time, clicks.event_hash,
+        clicks.action, count, duplicate, late,
+    )  # fmt: skip
     return Applied(duplicate, late)
 
 
-def _not_newer(states: States, owner: Ints, events: States) -> NDArray[np.bool_]:
-    """Which events, sorted by user and moment, do not simply go before what their user's ring holds: bool[N]."""
-    newest = states["ring"][:, 0][owner]
-    time, event = events["event_time"], events["event"]
-    older = (time < newest["event_time"]) | ((time == newest["event_time"]) & (event <= newest["event"]))
-    older |= (np.ascontiguousarray(states["ring"]["event"])[owner] == event[:, None]).any(axis=1)
-    by_event = np.lexsort((event, owner))
-    again = (event[by_event[1:]] == event[by_event[:-1]]) & (owner[by_event[1:]] == owner[by_event[:-1]])
-    older[by_event[1:][again]] = True
-    not_newer: NDArray[np.bool_] = older
-    return not_newer
+@Compiled
+def _apply(
+    states_at: Address,
+    users: int,
+    user_at: Address,
+    item_at: Address,
+    time_at: Address,
+    event_at: Address,
+    action_at: Address,
+    events: int,
+    duplicate_at: Address,
+    late_at: Address,
+) -> None:
+    states, user = carray(states_at, users, _RECORD), carray(user_at, events, np.int64)
+    item, event = carray(item_at, events, np.uint64), carray(event_at, events, np.uint64)
+    time, action = carray(time_at, events, np.int64), carray(action_at, events, np.uint8)
+    duplicate, late = carray(duplicate_at, events, np.bool_), carray(late_at, events, np.bool_)
+    for n in range(events):
+        state = states[user[n]]
+        ring = state.ring
+        held, place, known = 0, 0, False
+        while held < HISTORY and ring[held].item != 0:
+            known |= ring[held].event == event[n]
+            newer = ring[held].event_time > time[n]
+            place += newer or (ring[held].event_time == time[n] and ring[held].event > event[n])
+            held += 1
+        late[n] = not known and place == HISTORY
+        if late[n]:
+            # What is too old for the ring is looked for among those that came with it.
+            for earlier in range(n):
+                known |= user[earlier] == user[n] and event[earlier] == event[n]
+            late[n] = not known
+        duplicate[n] = known
+        if known:
+            continue
+        if place < HISTORY:
+            for behind in range(min(held, HISTORY - 1), place, -1):
+                ring[behind] = ring[behind - 1]
+            ring[place].item, ring[place].event_time = item[n], time[n]
+            ring[place].event, ring[place].action = event[n], action[n]
+        for window in range(len(_SIZES)):
+            width, size, start = _WIDTHS[window], _SIZES[window], _STARTS[window]
+            bucket, head = time[n] // width, np.int64(state.head[window])
+            # The buckets between the newest one so far and this one begin empty.
+            for empty in range(max(head + 1, bucket - size + 1), bucket + 1):
+                for each in range(len(ACTIONS)):
+                    state.count[start + empty % size, each] = 0
+            head = max(head, bucket)
+            state.head[window] = head
+            if bucket > head - size and state.count[start + bucket % size, action[n]] < _LARGEST:
+                state.count[start + bucket % size, action[n]] += 1
 
 
-def _append(states: States, owner: Ints, events: States) -> None:
-    """Put events, sorted by user and moment and newer than all before, at the front of their users' rings."""
-    added = np.bincount(owner, minlength=len(states))
-    rings = _raw(states)[:, RING_START : RING_START + RING_BYTES]
-    for count in np.unique(added[added > 0]).tolist():
-        shift = min(count, HISTORY) * EVENT.itemsize
-        rows = added == count
-        if rows.all():
-            rings[:, shift:] = rings[:, : RING_BYTES - shift].copy()
-        else:
-            rings[rows, shift:] = rings[rows, : RING_BYTES - shift]
-    # The newest event of a user is the last one here and the first one there.
-    place = np.cumsum(added)[owner] - 1 - np.arange(len(owner))
-    stays = place < HISTORY
-    rings.view(_EVENT_BYTES)[owner[stays], place[stays]] = events.view(_EVENT_BYTES)[stays]
+@Compiled
+def _fill(raw_at: Address, size: int, lengths_at: Address, count: int, states_at: Address, fine_at: Address) -> None:
+    """Records into states; what is not fine is left empty."""
+    raw, lengths = carray(raw_at, size, np.uint8), carray(lengths_at, count, np.int64)
+    states, fine = carray(states_at, (count, USER_STATE_BYTES), np.uint8), carray(fine_at, count, np.bool_)
+    start = 0
+    for record in range(count):
+        length = lengths[record]
+        whole = RING_START <= length <= RING_START + RING_BYTES and (length - RING_START) % EVENT_BYTES == 0
+        fine[record] = whole and raw[start] == LAYOUT
+        if fine[record]:
+            for place in range(length):
+                states[record, place] = raw[start + place]
+        start += length
 
 
-def _merge(states: States, owner: Ints, events: States) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Bring events, in their order of arrival, into the rings of U users: which were known, which are too old."""
-    ring = states["ring"]
-    oldest = ring[:, -1][owner]
-    time, event = events["event_time"], events["event"]
-    older = (time < oldest["event_time"]) | ((time == oldest["event_time"]) & (event < oldest["event"]))
-
-    held_owner, held_place = np.nonzero(ring["item"])
-    old = len(held_owner)
-    # Old entries first, new ones behind: of equal events the first one stays.
-    user = np.concatenate((held_owner, owner))
-    entries = np.concatenate((ring[held_owner, held_place], events))
-    event = entries["event"]
-    by_event = np.lexsort((event, user))  # stable: equal events keep their order
-    again = np.zeros(len(user), np.bool_)
-    again[by_event[1:]] = (event[by_event[1:]] == event[by_event[:-1]]) & (user[by_event[1:]] == user[by_event[:-1]])
-    duplicate = again[old:]
-
-    order = np.lexsort((event, entries["event_time"], user))
-    order = order[~again[order]]
-    user = user[order]
-    ends = np.cumsum(np.bincount(user, minlength=len(states)))
-    place = ends[user] - 1 - np.arange(len(user))
-    stays = place < HISTORY
-    made = np.zeros_like(ring)
-    made[user[stays], place[stays]] = entries[order[stays]]
-    late = (oldest["item"] != 0) & older & ~duplicate
-    states["ring"] = made
-    return duplicate, late
-
-
-def _count(states: States, owner: Ints, events: States) -> None:
-    """Count events, sorted by user and moment, in their buckets."""
-    if not len(owner):
-        return
-    bucket = events["event_time"][:, None] // _WIDTHS
-    last = np.append(owner[1:] != owner[:-1], True)
-    old = states["head"]
-    head = old.astype(np.int64)
-    head[owner[last]] = np.maximum(head[owner[last]], bucket[last])
-    moved = np.flatnonzero((head != old).any(axis=1))
-    # The bucket that a place stands for under the new head; where it is newer than the old head it starts at 0.
-    new_head = head[moved].astype(np.int32)[:, _WINDOW]
-    standing = new_head - (new_head - _PLACE) % _SIZES[_WINDOW]
-    states["count"][moved] *= (standing <= old[moved][:, _WINDOW])[:, :, None]
-    states["head"] = head
-    event, window = np.nonzero(bucket > head[owner] - _SIZES)
-    place = _STARTS[window] + bucket[event, window] % _SIZES[window]
-    # All states as one row of numbers of two bytes, which is what np.add.at is fast with.
-    numbers = states.view(np.uint16)
-    cells = (owner[event] * USER_STATE.itemsize + _COUNT_START) // 2 + place * len(ACTIONS) + events["action"][event]
-    if int(numbers[cells].max(initial=0)) + len(owner) <= _LARGEST:
-        np.add.at(numbers, cells, 1)
-    else:  # somewhere the largest number may be passed, where a count stops
-        cells, times = np.unique(cells, return_counts=True)
-        numbers[cells] = np.minimum(numbers[cells] + times, _LARGEST)
+@Compiled
+def _measure(states_at: Address, count: int, ends_at: Address) -> None:
+    """Where the record of each state ends when all states lie one after the other."""
+    states, ends = carray(states_at, count, _RECORD), carray(ends_at, count, np.int64)
+    for record in range(count):
+        held = 0
+        while held < HISTORY and states[record].ring[held].item != 0:
+            held += 1
+        ends[record] = record * USER_STATE_BYTES + RING_START + held * EVENT_BYTES
 
 
 def _raw(states: States) -> NDArray[np.uint8]:

@@ -20,7 +20,9 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.avro import BadRecord
 from schemas.click import ACTIONS, Clicks, decode_clicks, latest
+from schemas.compiled import prepare
 from schemas.erasure import decode_erasure
+from schemas.ids import distinct
 from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states, select
 from streaming.batch import Records, records_of
 from streaming.config import job_version
@@ -65,6 +67,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
+        prepare()
         self._users = Users(
             runtime_context.get_map_state(MapStateDescriptor("users", Types.STRING(), Types.PICKLED_BYTE_ARRAY()))
         )
@@ -152,7 +155,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
     def _update(self, clicks: Clicks, batch: Records, erased: dict[str, int]) -> tuple[Updated, Clicks]:
         """Read, update and write the states of these clicks' users; returns also the clicks that were new."""
         started = time.perf_counter()
-        _, first, user_index = np.unique(clicks.user_hash, return_index=True, return_inverse=True)
+        first, user_index = distinct(clicks.user_hash)
         user_ids = clicks.texts(clicks.user, first)
         kept = self._users.read(user_ids)
         got = time.perf_counter()
@@ -166,7 +169,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
                 if user in erased:
                     states["last_write"][index] = erased[user]
             owners = user_index[members] - start
-            applied = apply_events(states, owners, clicks.select(members))
+            applied = apply_events(states, owners, clicks if len(members) == len(clicks) else clicks.select(members))
             fresh[members] = ~applied.duplicate
             late += int(applied.late.sum())
             new = ~applied.duplicate
@@ -214,7 +217,8 @@ def _popularity(clicks: Clicks) -> Addition:
     hours = clicks.event_time[wanted] // HOUR_MS
     # Nearly always all are of one hour; items of other hours get other numbers.
     pairs = clicks.item_hash[wanted] ^ (hours.astype(np.uint64) * _SPREAD)
-    _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
+    first, which = distinct(pairs)
+    counts = np.bincount(which, minlength=len(first))
     items = clicks.texts(clicks.item, wanted[first])
     newest = int(clicks.event_time.max(initial=0))
     return newest, hours[first].tolist(), items, counts.tolist()

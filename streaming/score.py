@@ -19,6 +19,7 @@ from pyflink.common import Row, Types
 from pyflink.datastream import BroadcastProcessFunction, OutputTag, RuntimeContext
 from pyflink.datastream.state import MapStateDescriptor
 
+from schemas.compiled import prepare
 from schemas.dead_letter import bury
 from schemas.ids import hash_ids
 from schemas.roll_back import RollBack, encode_roll_back
@@ -85,6 +86,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
+        prepare()
         sys.setswitchinterval(SWITCH_S)
         section = self._settings.streaming
         self._slot = ModelSlot(

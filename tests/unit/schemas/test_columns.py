@@ -182,18 +182,6 @@ def test_a_schema_beyond_the_projects_types_is_refused_whole(kind: Any) -> None:
         decode_columns([HEADER], len(HEADER), {"fields": [{"name": "x", "type": kind}]})
 
 
-@given(st.lists(RECORD, min_size=1, max_size=12))
-def test_the_quick_way_and_the_careful_way_read_the_same(records: list[dict[str, Any]]) -> None:
-    values = [written(record) for record in records]
-    quick = decode_columns(values, len(HEADER), CLICK)
-    # A broken record makes the batch take the careful way.
-    careful = decode_columns([*values, HEADER + b"\xff"], len(HEADER), CLICK)
-    assert careful.failed.tolist() == [False] * len(values) + [True]
-    assert [as_record(quick, row) for row in range(len(values))] == [
-        as_record(careful, row) for row in range(len(values))
-    ]
-
-
 @given(st.lists(RECORD, min_size=1, max_size=4), st.data())
 def test_damaged_bytes_are_told_apart_as_record_by_record(records: list[dict[str, Any]], data: st.DataObject) -> None:
     values = [bytearray(written(record)) for record in records]

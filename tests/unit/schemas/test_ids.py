@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.ids import PADDING, hash_ids, hash_spans
+from schemas.ids import distinct, hash_ids, hash_spans
 
 MASK = 2**64 - 1
 SEED = 0x9E3779B97F4A7C15
@@ -62,7 +62,7 @@ def test_every_length_has_its_own_hash_even_of_equal_bytes() -> None:
 def test_no_id_hashes_to_the_mark_of_an_empty_place() -> None:
     # The one id of eight bytes whose mixing would end at 0.
     raw = mix(8 ^ SEED).to_bytes(8, "little")
-    one = hash_spans(np.frombuffer(raw + PADDING, np.uint8), np.array([0]), np.array([8]))
+    one = hash_spans(np.frombuffer(raw, np.uint8), np.array([0]), np.array([8]))
     assert one.tolist() == [SEED]
 
 
@@ -71,10 +71,18 @@ def test_a_span_of_a_buffer_hashes_like_its_bytes_alone(raw: bytes, ends: list[t
     pairs = [sorted((min(a, len(raw)), min(b, len(raw)))) for a, b in ends]
     start = np.array([a for a, _ in pairs], np.int64)
     length = np.array([b - a for a, b in pairs], np.int64)
-    hashes = hash_spans(np.frombuffer(raw + PADDING, np.uint8), start, length)
+    hashes = hash_spans(np.frombuffer(raw, np.uint8), start, length)
     assert hashes.tolist() == [plain_hash(raw[a:b]) for a, b in pairs]
 
 
 def test_no_ids_have_no_hashes() -> None:
     assert hash_ids([]).shape == (0,)
     assert hash_ids([]).dtype == np.uint64
+
+
+@given(st.lists(st.integers(0, 40) | st.integers(0, 2**64 - 1), max_size=200))
+def test_distinct_keys_are_numbered_as_they_come(keys: list[int]) -> None:
+    first, which = distinct(np.array(keys, np.uint64))
+    assert [keys[place] for place in first.tolist()] == list(dict.fromkeys(keys))
+    assert all(first[number] <= place for place, number in enumerate(which.tolist()))
+    assert [keys[first[number]] for number in which.tolist()] == keys
