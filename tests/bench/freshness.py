@@ -4,8 +4,9 @@ Produced is Kafka's time of creation, given by the producer. Acknowledged is whe
 noted for every event (acks.py). Beside it a reader, who knows nothing of the writers: a few times a second it sends an
 event of its own for some user and reads that user's row, every millisecond or two, until the row knows the event. Where
 both disagree by more than the reader's own milliseconds, one of them is wrong.
-Arrivals are smooth (feed.py). Sessions of the systems take turns; a session first works off a small backlog, so that
-no JVM is measured cold, and the first seconds of each rate do not count.
+Arrivals are smooth (feed.py). Sessions of the systems take turns; a session first works off a small backlog and then
+some time of steady events, so that no JVM is measured while its compilers take a quarter of both cores, and the first
+seconds of each rate do not count.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ TUTORIAL_RATES = (50,)
 # Not counted at the beginning of each rate: connections, buffers and batch sizes find their level.
 SETTLE_S = 5.0
 WARM_UP_EVENTS = 30_000
+WARM_UP_S, WARM_UP_RATE = 40.0, 1_000.0
 # After the last event: a system that holds the rate needs milliseconds.
 DRAIN_S = 20.0
 PROBES_PER_S = 4.0
@@ -85,6 +87,7 @@ def play(run: Run, system: System, rates: tuple[int, ...], seconds: float, found
             backlog = Shop(21).events(WARM_UP_EVENTS)
             fill(system.producer, system.clicks, backlog)
             system.reader.wait_all(backlog.newest(), 60)
+            warm_up(system)
         for rate in rates:
             one_rate(system, rate, seconds, found.setdefault(rate, Ages()))
             now, seen = percentiles(found[rate].acknowledged[-1]), percentiles(np.array(found[rate].seen))
@@ -92,6 +95,16 @@ def play(run: Run, system: System, rates: tuple[int, ...], seconds: float, found
                 f"{system.name}, {rate:,}/s: p50 {now.p50:.0f}, p99 {now.p99:.0f}, max {now.max:.0f} ms; "
                 f"a reader sees p50 {seen.p50:.0f} ms"
             )
+
+
+def warm_up(system: System) -> None:
+    """Steady events that do not count."""
+    feeder = Feeder(system.clicks, system.env, WARM_UP_RATE, WARM_UP_S, seed=1)
+    try:
+        feeder.begin()
+        feeder.finish()
+    finally:
+        feeder.close()
 
 
 def one_rate(system: System, rate: int, seconds: float, ages: Ages) -> None:

@@ -148,6 +148,8 @@ class _OnFlink(System):
     def __init__(self, stack: Stack, namespace: str, release: Release, parallelism: int = 1) -> None:
         super().__init__(stack, namespace, release)
         self.env["FRESHREC_STREAMING__PARALLELISM"] = str(parallelism)
+        # Its peers never grow either: shards for TaskManagers to come would cost it micro-batches.
+        self.env["FRESHREC_STREAMING__LARGEST_PARALLELISM"] = str(parallelism)
         # Releases of a benchmark have learned nothing: their lists have nothing in common.
         self.env["FRESHREC_STREAMING__LEAST_OVERLAP"] = "0"
 
