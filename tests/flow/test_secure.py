@@ -428,7 +428,11 @@ def _command(stack: Stack, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "deploy.local", *words, "--state", str(stack.state)],
         cwd=REPOSITORY,
-        env={**os.environ, "FRESHREC_LOCAL_CHECKPOINT_S": str(stack.plan.checkpoint_s)},
+        env={
+            **os.environ,
+            "FRESHREC_LOCAL_CHECKPOINT_S": str(stack.plan.checkpoint_s),
+            "FRESHREC_LOCAL_DURABLE": str(stack.plan.durable),
+        },
         capture_output=True,
         text=True,
         timeout=60,

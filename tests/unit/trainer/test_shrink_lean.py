@@ -15,7 +15,7 @@ from schemas.features import Inputs
 from schemas.user_state import HISTORY
 from tests.unit.trainer.conftest import ITEM_IDS
 from trainer.export import INPUTS, graph_feed
-from trainer.lean import int8_rows, lay
+from trainer.lean import LEVELS, MULTIPLIED_LEVELS, int8_rows, lay
 from trainer.lean_rank import block_width
 from trainer.network import Network, Scorer
 from trainer.quantize import KEPT_NEIGHBOURS, observed_ranges, with_fewer_neighbours
@@ -180,16 +180,21 @@ def int8_graph(network: Network, shop: Histories) -> onnx.ModelProto:
     return lay(network, 50, observed_ranges(network, shop, np.arange(len(shop)), threads=1))[0]
 
 
-def test_rows_keep_their_direction_and_their_length_in_one_byte_a_dimension() -> None:
+@pytest.mark.parametrize("levels", [LEVELS, MULTIPLIED_LEVELS])
+def test_rows_keep_their_direction_and_their_length_in_one_byte_a_dimension(levels: int) -> None:
     torch.manual_seed(0)
     table = torch.randn(9, 32) * torch.logspace(-6, 6, 9)[:, None]
     table[4] = 0
-    whole, scale = int8_rows(table)
+    whole, scale = int8_rows(table, levels)
     assert whole.dtype == np.int8
     back = torch.from_numpy(whole * scale[:, None])
-    # Half a step of 1/127 of the row's greatest value.
-    assert ((back - table).abs() <= table.abs().amax(dim=1, keepdim=True) / 253).all()
-    assert np.abs(whole).max() == 127
+    # Half a step of the row's greatest value, and what rounding leaves.
+    assert ((back - table).abs() <= table.abs().amax(dim=1, keepdim=True) / (2 * levels - 1)).all()
+    assert np.abs(whole).max() == levels
+
+
+def test_two_products_with_the_greatest_activation_fit_16_bits() -> None:
+    assert 2 * 255 * MULTIPLIED_LEVELS <= np.iinfo(np.int16).max < 2 * 255 * (MULTIPLIED_LEVELS + 2)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
