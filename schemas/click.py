@@ -23,7 +23,8 @@ from schemas.avro import (
 )
 from schemas.columns import decode_columns
 from schemas.evolution import conflicts
-from schemas.ids import MAX_ID_BYTES, hash_and_look, id_trouble, shown
+from schemas.hashes import hash_and_look
+from schemas.ids import MAX_ID_BYTES, id_trouble, shown
 from schemas.spans import Columns, Spans, spans_of
 
 # The order is the code kept in state: append only.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.click import ACTIONS
 from schemas.compiled import Address, Compiled, carray, inlined
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.user_state import HISTORY, WINDOWS, States, history, window_counts
 
 # Powers of two of seconds: bucket 32 begins at 2**31 s, 68 years.

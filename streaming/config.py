@@ -10,8 +10,9 @@ from schemas.signing import read_trust
 from schemas.topics import CLICKS, DEAD_LETTERS, ERASURES, ITEMS, MODEL_RELEASES, ROLL_BACKS
 
 DAY_S = 24 * 3600
-# What a micro-batch costs a core however few events it holds, ms: calls of numpy and compiled loops, a run of the model,
-# a write. Set too low, many shards overload a job that has little to do; too high, they make rows late for no reason.
+# What a micro-batch costs a core however few events it holds, ms: calls of numpy and of compiled loops, a run of the
+# model, a write. Set too low, many shards overload a job that has little to do; too high, they make rows late for no
+# reason.
 MICRO_BATCH_MS = 5
 
 

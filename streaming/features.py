@@ -22,7 +22,7 @@ from schemas.avro import BadRecord
 from schemas.click import ACTIONS, Clicks, decode_clicks, latest
 from schemas.compiled import prepare
 from schemas.erasure import decode_erasure
-from schemas.ids import distinct
+from schemas.hashes import distinct
 from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states, select
 from streaming.batch import Records, records_of
 from streaming.config import job_version

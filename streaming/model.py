@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import ModelRefused
 from schemas.features import Inputs, Vocabulary
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.release import ITEMS, MODEL, OUTPUT_INDEX, OUTPUT_SCORE, WARMUP, Manifest, ModelRelease
 from streaming.fetch import fetch
 from streaming.rehearsal import rehearse

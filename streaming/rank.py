@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.features import model_inputs
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.recommendation import LIST_LENGTH, SOURCE_MODEL, SOURCE_TRENDING
 from schemas.release import ModelRelease
 from schemas.user_state import States

@@ -21,7 +21,7 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.compiled import prepare
 from schemas.dead_letter import bury
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.roll_back import RollBack, encode_roll_back
 from schemas.user_state import States, load_states
 from streaming.config import DAY_S, Settings, job_version

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from schemas.click import ACTIONS, Click
 from schemas.features import COUNTER_NAMES, GAP_BUCKETS, SESSION_PAUSE_MS
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.recommendation import LIST_LENGTH
 from schemas.user_state import HISTORY, HOUR_MS, WINDOWS
 from tests.releases import ACTION_WEIGHT, COUNTER_WEIGHTS, GAP_WEIGHT, base_scores

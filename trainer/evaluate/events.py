@@ -24,7 +24,7 @@ import polars as pl
 from schemas.click import ACTIONS, DEFAULT_ACTION
 from schemas.errors import ConfigError, ContractError
 from schemas.features import Vocabulary
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from trainer.sequences import Histories, Ints, histories
 
 # What event_time counts. time: real. order: a running number of all events. place: only the order within each user is

@@ -62,7 +62,7 @@ def test_what_a_producer_encodes_is_what_the_job_reads(clicks: list[Click]) -> N
 
 
 def test_hashes_are_those_of_the_ids() -> None:
-    from schemas.ids import hash_ids
+    from schemas.hashes import hash_ids
 
     clicks = [Click(f"event-{n}", f"user-{n % 2}", "商品" * n, NOW_MS) for n in range(1, 5)]
     decoded, _ = decode_clicks([encode_click(c) for c in clicks], [c.user_id.encode() for c in clicks], NOW_MS)

@@ -19,7 +19,7 @@ from schemas.features import (
     model_inputs,
     time_bucket,
 )
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.user_state import HISTORY, States, apply_events, empty_states
 from tests.oracle import Oracle
 from tests.unit.schemas.wire import NOW_MS, columns_of

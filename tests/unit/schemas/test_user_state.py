@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.click import ACTIONS, Click
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.user_state import (
     EVENT,
     HISTORY,

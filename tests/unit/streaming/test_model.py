@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from schemas.errors import ModelRefused
 from schemas.features import COUNTER_NAMES, Inputs
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 from schemas.release import FILES, MANIFEST, ModelRelease, digest_of
 from schemas.user_state import HISTORY
 from streaming.model import BATCH_SIZES, CUDA, load, scorer_threads

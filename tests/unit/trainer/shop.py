@@ -5,7 +5,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.click import ACTIONS
-from schemas.ids import hash_ids
+from schemas.hashes import hash_ids
 
 PURCHASE = ACTIONS.index("PURCHASE")
 START_MS = 1_700_000_000_000

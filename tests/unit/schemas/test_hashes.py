@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.ids import distinct, hash_ids, hash_spans
+from schemas.hashes import distinct, hash_ids, hash_spans
 
 MASK = 2**64 - 1
 SEED = 0x9E3779B97F4A7C15
