@@ -15,6 +15,7 @@ import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 from typing import Any, NewType, TypeVar
 
 import numpy as np
@@ -50,6 +51,11 @@ class Compiled:
         call = self._call or self.prepare()
         call(*[value.ctypes.data if isinstance(value, np.ndarray) else value for value in values])
 
+    @property
+    def ready(self) -> bool:
+        """Whether it is compiled."""
+        return self._call is not None
+
     def prepare(self) -> Callable[..., None]:
         """Compile it, or find it where it was kept: not before its module is imported, which numba imports again."""
         kinds = [kind for name, kind in self._function.__annotations__.items() if name != "return"]
@@ -71,12 +77,16 @@ def _native(function: Callable[..., None], signature: Any) -> Any:
 
 
 _ALL: list[Compiled] = []
+_PREPARING = Lock()
 
 
 def prepare() -> None:
     """Make every function of the modules imported so far ready, so that no first call waits for its compiler."""
-    for function in _ALL:
-        function.prepare()
+    # Several operators may begin at once in one process: one of them compiles.
+    with _PREPARING:
+        for function in _ALL:
+            if not function.ready:
+                function.prepare()
 
 
 def inlined(function: Part) -> Part:

@@ -171,7 +171,7 @@ def _sessions(time_at: Address, users: int, counts_at: Address) -> None:
     for user in range(users):
         events, session, started = 0, 0, time[user, 0]
         while events < HISTORY and time[user, events] != 0:
-            if session == events and (events == 0 or started - time[user, events] <= SESSION_PAUSE_MS):
+            if events == 0 or started - time[user, events] <= SESSION_PAUSE_MS:
                 session, started = session + 1, time[user, events]
             events += 1
         counts[user, -3], counts[user, -2] = events, session

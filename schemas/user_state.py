@@ -191,12 +191,11 @@ def _apply(
             newer = ring[held].event_time > time[n]
             place += newer or (ring[held].event_time == time[n] and ring[held].event > event[n])
             held += 1
-        late[n] = not known and place == HISTORY
-        if late[n]:
+        if place == HISTORY:
             # What is too old for the ring is looked for among those that came with it.
             for earlier in range(n):
                 known |= user[earlier] == user[n] and event[earlier] == event[n]
-            late[n] = not known
+        late[n] = place == HISTORY and not known
         duplicate[n] = known
         if known:
             continue

@@ -45,7 +45,7 @@ def _advance(stamps_at: Address, users: int, user_at: Address, produced_at: Addr
     user, produced = carray(user_at, events, np.int64), carray(produced_at, events, np.int64)
     for event in range(events):
         last = stamps[user[event]]
-        stamps[user[event]] = max(last - last % STEP + STEP, max(produced[event], 0) * 1000) + tag
+        stamps[user[event]] = max(last - last % STEP + STEP, produced[event] * 1000) + tag
 
 
 def delete_stamp(last: int, erased_ms: int, tag: int) -> int:

@@ -111,6 +111,10 @@ BREAKS = {
     "negative branch": (body(dwell_ms=integer(-1)), "dwell_ms"),
     "half a double": (body()[:-3] + some(b"\0\0\0\0"), "value"),
     "map of more than 256": (body(context=integer(257) + entries(257) + integer(0)), "context"),
+    "map of more than 256 in two blocks": (
+        body(context=integer(200) + entries(200) + integer(57) + entries(57) + integer(0)),
+        "context",
+    ),
     "map of 2**62": (body(context=integer(2**62)), "context"),
     "map of -2**63": (body(context=integer(-(2**63)) + integer(0) + integer(0)), "context"),
     "map that goes on": (body(context=integer(2) + entries(1)), "context"),

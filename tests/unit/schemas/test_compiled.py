@@ -36,7 +36,17 @@ def test_any_thread_may_call_and_be_the_first_to_do_so() -> None:
         thread.submit(_fill.prepare).result()
         thread.submit(_fill, b"\5", 1, 5, out).result()
     assert out.tolist() == [[0], [5]]
+
+
+def test_several_threads_prepare_each_function_once() -> None:
+    fresh = Compiled(_fill._function)
+    assert not fresh.ready
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(prepare) for _ in range(2)]:
+            done.result()
+    native = fresh._native
     prepare()
+    assert fresh.ready and fresh._native is native
 
 
 def first_calls(*environments: dict[str, str]) -> list[list[str]]:

@@ -174,6 +174,15 @@ def test_events_too_old_for_a_full_ring_are_late_and_counted_all_the_same() -> N
     assert history(load_states([records["ann"]]), "item")[0].tolist() == ring[0][1:] + hash_ids(["new"]).tolist()
 
 
+def test_an_event_too_old_for_the_ring_counts_once_though_it_comes_twice_at_once() -> None:
+    full = [Click(f"e{n}", user, "i", NOW_MS + n) for n in range(HISTORY) for user in ("ann", "bob")]
+    records = replay(full)
+    old = [Click("old", user, "i", NOW_MS - 1, "CART") for user in ("ann", "bob", "ann")]
+    applied = apply(records, old)
+    assert (applied.late.tolist(), applied.duplicate.tolist()) == ([True, True, False], [False, False, True])
+    assert [counted(load_states([records[user]]))["hour"][ACTIONS.index("CART")] for user in ("ann", "bob")] == [1, 1]
+
+
 def test_nothing_is_late_while_the_ring_has_room() -> None:
     records = replay([Click(f"e{n}", "ann", "i", NOW_MS + n) for n in range(HISTORY - 1)])
     assert apply(records, [Click("old", "ann", "old", NOW_MS - DAY_MS)]).late.tolist() == [False]
