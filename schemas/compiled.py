@@ -10,6 +10,7 @@ its cache: both would wait for ever in a task's thread of Flink, where CPython i
 through ctypes, and compiled in a thread of Python's own.
 """
 
+import builtins
 import ctypes
 import importlib
 from collections.abc import Callable
@@ -32,7 +33,17 @@ def _apart(work: Callable[[], Result]) -> Result:
         return thread.submit(work).result()
 
 
-_NUMBA: Any = _apart(lambda: importlib.import_module("numba"))
+def _numba() -> Any:
+    # PyFlink's worker processes have a print of their own, which numba, asked to compile calls of print, does not know.
+    told = builtins.print
+    builtins.print = getattr(getattr(told, "__self__", None), "_print", told)
+    try:
+        return importlib.import_module("numba")
+    finally:
+        builtins.print = told
+
+
+_NUMBA: Any = _apart(_numba)
 carray: Any = _NUMBA.carray
 
 

@@ -77,3 +77,12 @@ def test_what_was_compiled_is_found_by_the_next_process(tmp_path: Path) -> None:
 def test_where_nothing_can_be_kept_it_is_compiled_each_time() -> None:
     [[found, where]] = first_calls({"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"})
     assert (found, where) == ("0", "None")
+
+
+def test_a_worker_process_of_pyflink_whose_print_is_its_own_may_import_it() -> None:
+    script = (
+        "import builtins; from pyflink.fn_execution.beam.beam_sdk_worker_main import CustomPrint;"
+        "builtins.print = CustomPrint(print).print; before = builtins.print;"
+        "import schemas.compiled; assert builtins.print == before"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[3], check=True)
