@@ -46,7 +46,7 @@ def batches(
             told = name == "read_shard" and source == EVENTS
             transformation.setName(shard_name(len(shards)) if told else name + suffix)
             transformation.setUid(name + suffix)
-            transformation.setBufferTimeout(buffer_timeout_ms)
+            transformation.setBufferTimeout(0 if name.startswith("batch") else buffer_timeout_ms)
         inputs = transformation.getInputs()
         transformation = inputs.get(0) if not inputs.isEmpty() else None
     return stream

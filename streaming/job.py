@@ -27,6 +27,8 @@ from streaming.write import WriteRows, WriteTrending
 # Control messages and trending lists may take their time: a longer window makes the first reading of a large catalogue
 # cheap, and buffers that are seldom looked at cost nothing.
 SLOW_MS = 100
+# A micro-batch is sent on as soon as it is there: nothing would come to share its buffer.
+AT_ONCE = 0
 
 
 def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionEnvironment:
@@ -51,7 +53,7 @@ def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionE
             Types.PICKLED_BYTE_ARRAY(),
         ),
         "features",
-    ).set_buffer_timeout(dials.buffer_timeout_ms)
+    ).set_buffer_timeout(AT_ONCE)
     control = named(
         keyed(messages).process(
             Control(settings.control_topics, settings.kafka.schema_registry_url, read_trust(settings.release_keys)),
@@ -71,7 +73,7 @@ def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionE
     shared = control.union(trending).broadcast(SHARED)
     scored = named(
         features.connect(shared).process(Score(settings), Types.PICKLED_BYTE_ARRAY()), "score"
-    ).set_buffer_timeout(dials.buffer_timeout_ms)
+    ).set_buffer_timeout(AT_ONCE)
     # A task of its own: one micro-batch is scored while Cassandra takes the one before.
     named(scored.process(WriteRows(settings), Types.PICKLED_BYTE_ARRAY()), "write").start_new_chain()
 
