@@ -82,7 +82,7 @@ class StreamingSection(Section):
 
     @property
     def buffer_timeout_ms(self) -> int:
-        """A half full buffer between two tasks waits so long; an event passes two. Each round of looking costs CPU."""
+        """A half full buffer of records waits so long on its way to a micro-batch. Each round of looking costs CPU."""
         return max(1, min(100, self.freshness_ms // 15))
 
 

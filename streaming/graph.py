@@ -10,6 +10,8 @@ from pyflink.table import StreamTableEnvironment
 from streaming.batch import ROW_TYPE, micro_batches, shard_name
 from streaming.read import CONTROL, EVENTS
 
+# How long a micro-batch waits in its buffer, ms: nothing would come soon to share it. No thread looks after it, either.
+AT_ONCE = 0
 # What the planner calls the operators before Python, from the end of the flow, and what we call them. An exchange is no
 # operator.
 _OPERATORS = (
@@ -32,7 +34,7 @@ def batches(
 ) -> DataStream:
     """The micro-batches of a table as a stream of (shard key, records), its operators named read and batch.
 
-    buffer_timeout_ms: how long a half full buffer waits at the end of each.
+    buffer_timeout_ms: how long a half full buffer of records waits at the end of read.
     """
     rows = micro_batches(tables, source, topics, shards, window_ms)
     # The row type must be a plain one: the keyed Python operator reads the key's type off it.
@@ -46,7 +48,7 @@ def batches(
             told = name == "read_shard" and source == EVENTS
             transformation.setName(shard_name(len(shards)) if told else name + suffix)
             transformation.setUid(name + suffix)
-            transformation.setBufferTimeout(0 if name.startswith("batch") else buffer_timeout_ms)
+            transformation.setBufferTimeout(buffer_timeout_ms if name.startswith("read") else AT_ONCE)
         inputs = transformation.getInputs()
         transformation = inputs.get(0) if not inputs.isEmpty() else None
     return stream

@@ -19,7 +19,7 @@ from streaming import batch, dead_letter, lease, read, resume
 from streaming.config import Settings
 from streaming.control import AVAILABILITY, Control
 from streaming.features import POPULARITY, Features
-from streaming.graph import batches, keyed, name_sink, named, shut_gateway, side_output
+from streaming.graph import AT_ONCE, batches, keyed, name_sink, named, shut_gateway, side_output
 from streaming.score import ROLL_BACKS, SHARED, Score
 from streaming.trending import CountTrending
 from streaming.write import WriteRows, WriteTrending
@@ -27,8 +27,6 @@ from streaming.write import WriteRows, WriteTrending
 # Control messages and trending lists may take their time: a longer window makes the first reading of a large catalogue
 # cheap, and buffers that are seldom looked at cost nothing.
 SLOW_MS = 100
-# A micro-batch is sent on as soon as it is there: nothing would come to share its buffer.
-AT_ONCE = 0
 
 
 def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionEnvironment:

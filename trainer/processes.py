@@ -122,8 +122,8 @@ def processes(threads: int) -> Iterator[Processes]:
         return
     if on_gpu:
         torch.cuda.set_device(device)
-    # DistributedDataParallel imports it. Imported while there is a group it holds that for ever, and threads of gloo that
-    # outlive Python abort the process now and then.
+    # DistributedDataParallel imports it. Imported while there is a group, it holds that for ever, and threads of gloo
+    # that outlive Python abort the process now and then.
     importlib.import_module("torch._dynamo")
     # Decisions go over gloo in any case: whoever waits for them keeps no GPU busy.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
