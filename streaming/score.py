@@ -30,7 +30,7 @@ from streaming.dead_letter import DEAD_LETTERS, ROW_TYPE, row_of
 from streaming.features import Updated
 from streaming.guard import FIGURES, SAMPLE, Guard
 from streaming.metrics import Metrics
-from streaming.model import Model, one_line, scorer_threads
+from streaming.model import BATCH_SIZES, Model, one_line, scorer_threads
 from streaming.rank import Fallback, merged, rank, takes
 from streaming.serving import EVERYBODY, ModelSlot, Serving, Trial
 from streaming.trending import Trending
@@ -47,8 +47,8 @@ ROLL_BACKS = OutputTag("roll-backs", ROW_TYPE)
 _REMEMBERED = 5
 # Roll-backs that are remembered: far more than releases that could be announced again.
 _BLOCKED_MOST = 1000
-# So many users are scored and written at a time: enough for a model's batch and some full batches of rows.
-BLOCK = 128
+# So many users are scored and written at a time: a model's batch, and some full batches of rows.
+BLOCK = BATCH_SIZES[-1]
 # Python's threads here hand over to each other many times a micro-batch; the usual 5 ms would be waited for each time.
 SWITCH_S = 0.0005
 _NONE, _NOTHING = np.zeros(0, np.int64), np.ones(1, np.bool_)

@@ -69,8 +69,8 @@ def test_an_overloaded_cassandra_is_asked_again_until_it_takes_the_rows(job: Run
 
 @pytest.mark.long
 def test_cassandra_stopped_for_longer_than_the_job_waits_loses_nothing(job: RunningJob) -> None:
-    with Trial(job, "Cassandra stopped for 75 s, the job restarts meanwhile"):
-        job.stack.restart("cassandra", down_s=75)
+    with Trial(job, "Cassandra stopped for two minutes, the job restarts meanwhile"):
+        job.stack.restart("cassandra", down_s=120)
 
 
 @pytest.mark.long

@@ -367,7 +367,7 @@ def _running() -> list[int]:
 
 def test_a_graph_slower_than_the_gate_allows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "SLOWEST_S", 1e-6)
-    assert "s for 256 users; 1e-06 are allowed" in refusal(make_release(tmp_path, ITEMS, FAVOURITES), tried=False)
+    assert "s for 128 users; 1e-06 are allowed" in refusal(make_release(tmp_path, ITEMS, FAVOURITES), tried=False)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_whole_release_is_loaded_and_ready_to_score(tmp_path: Path) -> None:
     assert score.dtype == np.float32
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 9, 200, BATCH_SIZES[-1]])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 100, BATCH_SIZES[-1]])
 def test_users_are_scored_alike_in_batches_of_any_size(count: int, tmp_path: Path) -> None:
     model = load(make_release(tmp_path, ITEMS, FAVOURITES), CPU, 1)
     index, score = model.run(histories(*[[n % 6 + 1] for n in range(count)]), np.ones(7, np.bool_))
