@@ -14,13 +14,14 @@ from deploy.local.ports import HOST
 
 HEADER = struct.Struct(">BBHBI")
 RESPONSE, ERROR, QUERY, EXECUTE, BATCH = 0x80, 0x00, 0x07, 0x0A, 0x0D
-OVERLOADED = 0x1001
+# What Cassandra answers when it has too much to do, and to who may not write: code and text.
+OVERLOADED, UNAUTHORIZED = (0x1001, b"too many requests"), (0x2100, b"the job has no MODIFY permission")
 
 
 class Proxy:
     """Listens on `port` and passes on to `target`. Every field may be changed while it runs.
 
-    delay_s: how long each answer is held back. silent: answers are lost. refusing: writes are answered "overloaded".
+    delay_s: how long each answer is held back. silent: answers are lost. refusing: what writes are answered with.
     """
 
     def __init__(self, target: int) -> None:
@@ -29,7 +30,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self.delay_s = 0.0
         self.silent = False
-        self.refusing = False
+        self.refusing: tuple[int, bytes] | None = None
         self.lost = self.refused = 0
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
@@ -70,9 +71,10 @@ class Proxy:
             while True:
                 header, body = _frame(client)
                 _, _, stream, opcode, _ = HEADER.unpack(header)
-                if self.refusing and opcode in (EXECUTE, BATCH):
+                refusing = self.refusing
+                if refusing and opcode in (EXECUTE, BATCH):
                     self.refused += 1
-                    client.sendall(_overloaded(stream))
+                    client.sendall(_refusal(stream, *refusing))
                 else:
                     server.sendall(header + body)
 
@@ -116,7 +118,6 @@ def _exactly(source: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-def _overloaded(stream: int) -> bytes:
-    text = b"too many requests"
-    body = struct.pack(">iH", OVERLOADED, len(text)) + text
+def _refusal(stream: int, code: int, text: bytes) -> bytes:
+    body = struct.pack(">iH", code, len(text)) + text
     return HEADER.pack(RESPONSE | 4, 0, stream, ERROR, len(body)) + body

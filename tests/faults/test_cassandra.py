@@ -8,7 +8,7 @@ import pytest
 from deploy.local.stack import Stack
 from deploy.local.tables import create_tables
 from tests.harness import RunningJob
-from tests.proxy import Proxy
+from tests.proxy import OVERLOADED, UNAUTHORIZED, Proxy
 from tests.releases import make_release
 from tests.traffic import FIRST, make_clicks, told
 from tests.trial import Trial, note
@@ -59,12 +59,18 @@ def test_answers_that_take_100_times_as_long_make_rows_late_and_nothing_else(job
 
 
 @pytest.mark.long
-def test_an_overloaded_cassandra_is_asked_again_until_it_takes_the_rows(job: RunningJob, proxy: Proxy) -> None:
-    with Trial(job, "Cassandra refuses every write for 10 s (overloaded)"):
-        proxy.refusing = True
+@pytest.mark.parametrize(
+    ("why", "answer"), [("overloaded", OVERLOADED), ("no permission", UNAUTHORIZED)], ids=["overloaded", "unauthorized"]
+)
+def test_a_cassandra_that_refuses_is_asked_again_until_it_takes_the_rows(
+    job: RunningJob, proxy: Proxy, why: str, answer: tuple[int, bytes]
+) -> None:
+    before = proxy.refused
+    with Trial(job, f"Cassandra refuses every write for 10 s ({why})"):
+        proxy.refusing = answer
         time.sleep(10)
-        proxy.refusing = False
-    assert proxy.refused
+        proxy.refusing = None
+    assert proxy.refused > before
 
 
 @pytest.mark.long
