@@ -86,8 +86,9 @@ def connect(settings: CommonSettings) -> Session:
             protocol_version=ProtocolVersion.V4,
             # Rows go to servers nearby, and packing them would cost more than sending them.
             compression=False,
-            # A server that comes back is used again within a second or two, not after the default's ten minutes.
-            reconnection_policy=ExponentialReconnectionPolicy(0.5, 2.0),
+            # A server that comes back is used again within a second or two, not after the default's ten minutes, and
+            # however long it was away: by default the driver gives up after 64 tries, two minutes of these.
+            reconnection_policy=ExponentialReconnectionPolicy(0.5, 2.0, max_attempts=None),
         )
     except UnresolvableContactPoints as error:
         raise _unreachable(settings, "its name cannot be resolved", "correct cassandra.hosts") from error

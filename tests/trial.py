@@ -162,7 +162,8 @@ class Trial:
     def _recover(self, ended: float) -> None:
         while not self._well(ended):
             late = time.monotonic() - ended - STEADY_S
-            assert late < self._recovery_s, f"rows are not current {late:.0f} s after the fault's end"
+            trouble = self.job.stack.server("jobmanager").trouble()
+            assert late < self._recovery_s, f"rows are not current {late:.0f} s after the fault's end; job: {trouble}"
             assert not self._errors, self._errors
             time.sleep(POLL_S)
         self.outcome.recovery_s = round(max(0.0, self._current_since - ended), 1)
