@@ -22,14 +22,17 @@ from tests.bench.report import Run, show
 from tests.bench.systems import MIB, Job, session
 from tests.resident import Resident, resident
 
-SWAPS, SWAPS_QUICK = 500, 10
-# A release is loaded, checked and warmed within this, so every announcement becomes a swap.
-EVERY_S = 1.5
+SWAPS, SWAPS_QUICK = 500, 20
+# A release is loaded, checked and warmed within this on a slow CPU, too, so every announcement becomes a swap.
+EVERY_S = 3.0
+# Looking at a process's memory holds up the process for some 0.2 s, so it is not done after every swap.
+LOOK_EVERY = 10
 RATE = 300
 CONTROL_S, CONTROL_QUICK_S = 30.0, 10.0
 ROTATION = 3
-# Until then the first models warm up and the JVM compiles: memory grows without any swap.
-SETTLED = 50
+# Until then the first models warm up, the JVM compiles, and the users who come are remembered: memory grows without any
+# swap.
+SETTLED = 100
 # After the load has ended, metrics are at most this old.
 METRICS_S = 2.5
 # What is promised: memory beside the Java heap (see tests/resident.py) grows by no more, and output never pauses for
@@ -46,7 +49,8 @@ def measure(quick: bool) -> None:
         releases = [lab.release, *(lab.new_release() for _ in range(ROTATION - 1))]
         job = Job(lab.stack, lab.namespace(), lab.release)
         with session(job):
-            seconds = 2 * SETTLE_S + control_s + swaps * EVERY_S
+            # Somewhat longer than all of it takes: it ends when the swaps do.
+            seconds = 1.2 * (2 * SETTLE_S + control_s + swaps * EVERY_S)
             feeder = Feeder(job.clicks, job.env, RATE, seconds, seed=41)
             try:
                 feeder.begin()
@@ -59,10 +63,11 @@ def measure(quick: bool) -> None:
                     job.publish(releases[(number + 1) % ROTATION])
                     windows += _seconds(announced * 1000, EVERY_S)
                     time.sleep(max(0.0, announced + EVERY_S - time.time()))
-                    memory.append(_memory(job))
-                    if number % 50 == 49:
+                    if number % LOOK_EVERY == LOOK_EVERY - 1:
+                        memory.append(_memory(job))
                         run.say(f"{number + 1} swaps, {memory[-1].native / MIB:,.0f} MiB beside the Java heap")
-                feeder.finish()
+                if not feeder.running():
+                    raise RuntimeError("the feed ended before the swaps did: pauses at the end are its own")
             finally:
                 feeder.close()
             counts = _counts(job)
@@ -91,7 +96,8 @@ def report(
         [(name, p.p50, p.p99, p.max, p.count) for name, p in pauses.items()],
     )
     settled = min(SETTLED, announced // 2)
-    first = spread([size.native / MIB for size in memory[settled : settled + 5]])
+    looked = settled // LOOK_EVERY
+    first = spread([size.native / MIB for size in memory[looked : looked + 5]])
     last = spread([size.native / MIB for size in memory[-5:]])
     growth = last.median / first.median - 1
     show(
@@ -119,14 +125,14 @@ def report(
     )
     figures: dict[str, Any] = {
         "held": {promise: kept for promise, (_, kept) in held.items()},
-        "settings": {"events_per_second": RATE, "announced": announced, "seconds_between": EVERY_S},
+        "settings": {"events_per_second": RATE, "announced": announced, "seconds_between": EVERY_S, "settled": settled},
         "swaps_served": done,
         "longest_pause_ms_in_each_second": {name: p.as_json() for name, p in pauses.items()},
         "memory_mib_settled": first,
         "memory_mib_in_the_end": last,
         "memory_growth_share": growth,
-        "memory_mib_every_tenth_swap": [size.native / MIB for size in memory[::10]],
-        "memory_mib_with_the_java_heap_every_tenth_swap": [size.whole / MIB for size in memory[::10]],
+        "memory_mib_every_tenth_swap": [size.native / MIB for size in memory],
+        "memory_mib_with_the_java_heap_every_tenth_swap": [size.whole / MIB for size in memory],
     }
     run.write(figures)
 
