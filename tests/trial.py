@@ -162,8 +162,9 @@ class Trial:
     def _recover(self, ended: float) -> None:
         while not self._well(ended):
             late = time.monotonic() - ended - STEADY_S
-            trouble = self.job.stack.server("jobmanager").trouble()
-            assert late < self._recovery_s, f"rows are not current {late:.0f} s after the fault's end; job: {trouble}"
+            assert late < self._recovery_s, (
+                f"rows are not current {late:.0f} s after the fault's end; job: {self._trouble()}"
+            )
             assert not self._errors, self._errors
             time.sleep(POLL_S)
         self.outcome.recovery_s = round(max(0.0, self._current_since - ended), 1)
@@ -188,7 +189,10 @@ class Trial:
         steady_since = time.monotonic() - STEADY_S
         if max(ended, self._current_since) > steady_since:
             return False
-        return self.job.stack.server("jobmanager").trouble() is None
+        return self._trouble() is None
+
+    def _trouble(self) -> str | None:
+        return self.job.stack.server("jobmanager").trouble()
 
     def _feed(self) -> None:
         """Sends until told to stop."""

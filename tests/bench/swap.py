@@ -23,7 +23,8 @@ from tests.bench.systems import MIB, Job, session
 from tests.resident import Resident, resident
 
 SWAPS, SWAPS_QUICK = 500, 20
-# A release is loaded, checked and warmed within this on a slow CPU, too, so every announcement becomes a swap.
+# A release is loaded, checked and warmed within this where a core is to be had, so that every announcement becomes a
+# swap. On two slow and busy cores some are overtaken by the next one.
 EVERY_S = 3.0
 # Looking at a process's memory holds up the process for some 0.2 s, so it is not done after every swap.
 LOOK_EVERY = 10

@@ -25,7 +25,6 @@ def damaged(job: RunningJob, harm: Callable[[Path], None]) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.long
 def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(job: RunningJob) -> None:
     def harm(checkpoint: Path) -> None:
         metadata = checkpoint / "_metadata"

@@ -61,7 +61,6 @@ def releases(tmp_path: Path) -> list[ModelRelease]:
     return [make_release(tmp_path / version, ITEM_IDS, order, version) for version, order in ORDERS.items()]
 
 
-@pytest.mark.long
 def test_many_swaps_fail_no_batch_mix_no_row_and_take_no_memory(
     start_job: Callable[..., RunningJob], releases: list[ModelRelease]
 ) -> None:
