@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,14 +43,22 @@ def servers(state: Path, secure: bool) -> Iterator[Stack]:
     """Kafka and Cassandra in a folder, on free ports, stopped at the end.
 
     Tests wait for checkpoints: they are many. Tests kill Cassandra and hold it to what it acknowledged: it is durable.
+    A session left open would look for its server, at random moments, for as long as tests run: none may be left.
     """
+    before = _open_sessions()
     local = load_local_settings(state=state, checkpoint_s=2, durable=True, secure=secure)
     stack = Stack.create(local, free_ports=True)
     try:
         stack.start_servers(print)
         yield stack
+        assert _open_sessions() <= before, "a test left a session of Cassandra's driver open"
     finally:
         stack.stop(print)
+
+
+def _open_sessions() -> int:
+    """How many connected clusters the driver keeps in this process: each has a thread of this name."""
+    return sum(thread.name == "Task Scheduler" for thread in threading.enumerate())
 
 
 @dataclass
@@ -112,7 +121,12 @@ class RunningJob:
     def stop(self) -> None:
         """Stop job and cluster for good."""
         self.halt()
+        self.leave()
+
+    def leave(self) -> None:
+        """Close what it was reached through."""
         self.session.cluster.shutdown()
+        self.producer.close()
 
     # ── what producers do ────────────────────────────────────────────────────────────────────────
 

@@ -38,19 +38,25 @@ def _shown(figure: float | None) -> float | str:
     return "" if figure is None else figure
 
 
-_standing: list[RunningJob] = []
+@pytest.fixture(scope="session")
+def jobs(stack: Stack) -> Iterator[list[RunningJob]]:
+    """Every job that modules took over from each other, the newest last."""
+    jobs: list[RunningJob] = []
+    yield jobs
+    for job in jobs:
+        job.leave()
 
 
 @pytest.fixture(scope="module")
-def job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
+def job(stack: Stack, jobs: list[RunningJob], tmp_path_factory: pytest.TempPathFactory) -> RunningJob:
     """A job that serves FIRST, with a supervisor that brings back what dies; modules take it over from each other."""
     planned = stack.plan.job
-    if _standing and planned is not None and planned.env["FRESHREC_NAMESPACE"] == _standing[-1].namespace:
-        return _standing[-1]
+    if jobs and planned is not None and planned.env["FRESHREC_NAMESPACE"] == jobs[-1].namespace:
+        return jobs[-1]
     stack.supervisor.stop()
     stack.stop_flink()
-    job = RunningJob(stack, f"faults{len(_standing) + 1}")
-    _standing.append(job)
+    job = RunningJob(stack, f"faults{len(jobs) + 1}")
+    jobs.append(job)
     job.start()
     job.serve(make_release(tmp_path_factory.mktemp("releases") / "first", *FIRST))
     return job

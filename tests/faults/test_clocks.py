@@ -115,7 +115,7 @@ def test_a_trainer_whose_clock_is_put_back_leaves_no_event_out_and_names_release
     first, second = trainer.announced()
     assert first < second, "the newest release must be the last in the order of names"
     note("the trainer's clock an hour ahead, then an hour behind")
-    servers.session.cluster.shutdown()
+    servers.leave()
 
 
 def trends(job: RunningJob) -> bool:

@@ -88,7 +88,7 @@ def job(stack: Stack) -> Iterator[RunningJob]:
     """Topics and a producer; nobody reads but the trainer."""
     job = RunningJob(stack, "trainer_crash")
     yield job
-    job.session.cluster.shutdown()
+    job.leave()
 
 
 def walks(seed: str, users: int, length: int, start_ms: int) -> list[Click]:

@@ -30,7 +30,7 @@ def job(stack: Stack) -> Iterator[RunningJob]:
     """Topics and a producer; nobody reads but the trainer."""
     job = RunningJob(stack, "trainer_together")
     yield job
-    job.session.cluster.shutdown()
+    job.leave()
 
 
 class Two:

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,19 @@ def of(job: RunningJob, account: str) -> CommonSettings:
     return CommonSettings(namespace=job.namespace, kafka=login.kafka, cassandra=login.cassandra)
 
 
+@contextmanager
+def _reached_as(job: RunningJob, producer: str, reader: str) -> Iterator[None]:
+    """Through the accounts of a producer and a reader, for a while."""
+    own = job.producer, job.session
+    job.producer = Producer({**of(job, producer).kafka.client(), "linger.ms": 1})
+    try:
+        with cql(of(job, reader).cassandra) as job.session:
+            yield
+    finally:
+        job.producer.close()
+        job.producer, job.session = own
+
+
 def otherwise(settings: CommonSettings, change: dict[str, Any]) -> CommonSettings:
     """The same of somebody who says something else of himself."""
     kafka, cassandra = (login.model_copy(update=change) for login in (settings.kafka, settings.cassandra))
@@ -139,8 +152,7 @@ def test_a_click_becomes_a_row_though_nobody_may_do_more_than_his_part(job: Runn
     release = make_release(tmp_path / "first", *FIRST)
     clicks = make_clicks("secure", 60, users=5)
     oracle = told(clicks)
-    job.producer = Producer({**of(job, "producer").kafka.client(), "linger.ms": 1})
-    with cql(of(job, "reader").cassandra) as job.session:
+    with _reached_as(job, producer="producer", reader="reader"):
         send(trainer, job.settings.topic(MODEL_RELEASES), release.version.encode(), encode_release(release))
         sent: list[Click] = []
 
@@ -417,7 +429,8 @@ def test_the_job_goes_on_with_a_new_password_though_it_has_to_connect_anew(job: 
     _command(job.stack, "rotate", "job")
     for server in ("kafka", "cassandra"):
         job.stack.restart(server)
-    job.session = connect(job.settings)  # those of before are of an admin's old password
+    job.leave()  # what it was reached through knew an admin's old password
+    job.session = connect(job.settings)
     job.producer = Producer({**job.settings.kafka.client(), "linger.ms": 1})
     job.click([Click("after-1", "after", "item-001", int(time.time() * 1000))])
     job.eventually("the row is written", lambda: job.row("after") is not None)
