@@ -10,6 +10,8 @@ from typing import Any
 from schemas.errors import UnreachableError
 
 ANSWER_S = 5.0
+# Of a failure, characters: Kafka describes an offset in some 200 of them before it says what is wrong with it.
+LONGEST_REASON = 600
 # What comes before the name of a Java class.
 _PACKAGE = re.compile(r"^([a-z_]\w*\.)+")
 
@@ -94,7 +96,7 @@ class FlinkRest:
             return None
         lines = str(entries[0]["stacktrace"]).splitlines()
         chain = lines[:1] + [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
-        return ": ".join(_PACKAGE.sub("", line) for line in chain[-2:])[:300]
+        return ": ".join(_PACKAGE.sub("", line) for line in chain[-2:])[:LONGEST_REASON]
 
     def get(self, path: str) -> Any:
         """The parsed JSON of one path."""

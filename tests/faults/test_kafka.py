@@ -79,12 +79,14 @@ def test_events_that_expire_while_the_job_runs_fail_it_and_are_not_skipped(job: 
         trouble = job.stack.server("jobmanager").trouble()
         return trouble is not None and "out of range" in trouble
 
-    job.eventually("the job fails and says why", failed)
-    check = subprocess.run(
-        [sys.executable, "-m", "streaming", "check"], env=job.environment, capture_output=True, text=True
-    )
-    assert check.returncode == 3 and f"to {end - 1} are gone" in check.stderr, check.stderr
-    job.halt()
+    try:
+        job.eventually("the job fails and says why", failed)
+        check = subprocess.run(
+            [sys.executable, "-m", "streaming", "check"], env=job.environment, capture_output=True, text=True
+        )
+        assert check.returncode == 3 and f"to {end - 1} are gone" in check.stderr, check.stderr
+    finally:
+        job.halt()  # the tests after this one get a job of their own
     note("events expire while the job runs: it fails, and `check` names the gap")
 
 
