@@ -35,18 +35,21 @@ class Fed:
     latest_ms: float
 
 
-class Feeder:
-    """The process, seen from the benchmark."""
+class Sender:
+    """A process `python -m MODULE ORDER…` that gets ready, sends when it is told and says how it went."""
 
-    def __init__(self, topic: str, env: dict[str, str], rate: float, seconds: float, seed: int) -> None:
+    def __init__(self, module: str, env: dict[str, str], *order: object) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.feed", topic, str(rate), str(seconds), str(seed)],
+            [sys.executable, "-m", module, *map(str, order)],
             env={**os.environ, **env, "PYTHONPATH": str(REPOSITORY)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._line()  # ready
+
+    def wait_ready(self) -> None:
+        """Wait until it could send. Raises RuntimeError when it ends instead."""
+        self._line()
 
     def begin(self) -> None:
         """Let it send."""
@@ -75,6 +78,14 @@ class Feeder:
         if not line:
             raise RuntimeError(f"the feeder ended with code {self._process.wait()}")
         return line
+
+
+class Feeder(Sender):
+    """This module's own process, ready to send."""
+
+    def __init__(self, topic: str, env: dict[str, str], rate: float, seconds: float, seed: int) -> None:
+        super().__init__("tests.bench.feed", env, topic, rate, seconds, seed)
+        self.wait_ready()
 
 
 def main() -> None:

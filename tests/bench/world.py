@@ -63,16 +63,22 @@ def item_id(number: int) -> str:
     return f"item-{number:07d}"
 
 
-class Shop:
-    """Makes events; every call goes on where the one before ended, in event ids and in event time."""
+def two_hours_ago_ms() -> int:
+    return int(time.time() * 1000) - 2 * 3600 * 1000
 
-    def __init__(self, seed: int, users: int = USERS, items: int = ITEMS) -> None:
+
+class Shop:
+    """Makes events; every call goes on where the one before ended, in event ids and in event time.
+
+    from_ms: where times begin, 1 ms apart; two hours ago unless said otherwise, so that none is in the future.
+    """
+
+    def __init__(self, seed: int, users: int = USERS, items: int = ITEMS, from_ms: int | None = None) -> None:
         self.users, self.items = users, items
         self._rng = np.random.default_rng(seed)
         self._name = f"{seed:x}-{time.time_ns():x}"
         self._made = 0
-        # Times begin two hours ago, 1 ms apart: later than what came before, never in the future.
-        self._clock = int(time.time() * 1000) - 2 * 3600 * 1000
+        self._clock = two_hours_ago_ms() if from_ms is None else from_ms
         self._user_edges = _edges(users, USER_SKEW)
         self._item_edges = _edges(items, ITEM_SKEW)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,33 +10,18 @@ from pathlib import Path
 import numpy as np
 from confluent_kafka import Producer
 
-from deploy.local.config import REPOSITORY, ProjectSettings
+from deploy.local.config import ProjectSettings
 from schemas.settings import load_settings
-from tests.bench import world
 from tests.bench.backlog import fill
-from tests.bench.feed import READY, Fed, Feeder, send
+from tests.bench.feed import READY, Fed, send
+from tests.bench.world import Shop
 
 USERS = 200_000
 
 
-class Source(Feeder):
-    """A process that makes events of the shop, and sends them when told: evenly, or with rate 0 all at once."""
-
-    def __init__(self, env: dict[str, str], *order: object) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.gpu.source", *map(str, order)],
-            env={**os.environ, **env, "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-
-def be_source(topic: str, rate: float, count: int, seed: int, items: int, clock_ms: int, newest: Path) -> None:
-    """Be such a process. newest: where each user's newest event time goes, int64[USERS]."""
-    shop = world.Shop(seed, USERS, items)
-    shop._clock = clock_ms
-    events = shop.events(count)
+def be_source(topic: str, rate: float, count: int, seed: int, items: int, from_ms: int, newest: Path) -> None:
+    """Be the process; rate 0 is all at once. newest: where each user's newest event time goes, int64[USERS]."""
+    events = Shop(seed, USERS, items, from_ms).events(count)
     known = np.zeros(USERS, np.int64)
     np.maximum.at(known, events.user, events.event_time)
     np.save(newest, known)
@@ -60,5 +43,5 @@ def be_source(topic: str, rate: float, count: int, seed: int, items: int, clock_
 
 
 if __name__ == "__main__":
-    topic, rate, count, seed, items, clock_ms, newest = sys.argv[1:]
-    be_source(topic, float(rate), int(count), int(seed), int(items), int(clock_ms), Path(newest))
+    topic, rate, count, seed, items, from_ms, newest = sys.argv[1:]
+    be_source(topic, float(rate), int(count), int(seed), int(items), int(from_ms), Path(newest))

@@ -48,9 +48,10 @@ from streaming.sturdy import CPU
 from tests.bench import world
 from tests.bench.acks import read_acks
 from tests.bench.backlog import fill
+from tests.bench.feed import Sender
 from tests.bench.figures import percentiles, spread
 from tests.bench.gpu.host import METRICS_S, ROOMIER, busy, cost, enlarge, gpu
-from tests.bench.gpu.source import USERS, Source
+from tests.bench.gpu.source import USERS
 from tests.bench.report import RESULTS, Run, show
 from tests.bench.systems import Job, session
 from trainer.publish import verify
@@ -94,22 +95,23 @@ class Bench:
     def __init__(self, run: Run, job: Job) -> None:
         self.run, self.job, self.items = run, job, job.release.manifest.item_count
         self.newest, self.produced, self._sources = np.zeros(USERS, np.int64), 0, 0
-        # From two hours ago on, and later with each use: nothing is late or of the future.
-        self._clock_ms = int(time.time() * 1000) - 2 * 3600 * 1000
+        # Later with each use, and never of the future. Processes that send side by side are not in step: a user of more
+        # than 50 events in that time has late ones, which are counted and leave his history as it is.
+        self._clock_ms = world.two_hours_ago_ms()
 
     @contextmanager
-    def sources(self, count: int, rate: float = 0.0) -> Iterator[list[Source]]:
+    def sources(self, count: int, rate: float = 0.0) -> Iterator[list[Sender]]:
         """So many events, ready to be sent by several processes; all must be sent in the end."""
         several = EVEN if rate else FILLING
         each, folder, made = count // several, self.job.stack.state, []
         for number in range(several):
             self._sources += 1
             order = (self.job.clicks, rate / several, each, self._sources, self.items, self._clock_ms)
-            made.append(Source(self.job.env, *order, folder / f"newest-{number}.npy"))
+            made.append(Sender("tests.bench.gpu.source", self.job.env, *order, folder / f"newest-{number}.npy"))
         self._clock_ms += each
         try:
             for source in made:
-                source._line()
+                source.wait_ready()
             yield made
             for number in range(several):
                 self.newest = np.maximum(self.newest, np.load(folder / f"newest-{number}.npy"))
