@@ -1,21 +1,19 @@
 """Half precision on a GPU beside full precision: the same lists, the same quality, how much faster.
 
-    python -m tests.bench.gpu.fp16 FOLDER NAME… [--out FILE]
+    python -m tests.bench.gpu.fp16 SOURCE --format NAME [--history 50] [--out FILE]
 
-FOLDER holds NAME.npz as `python -m tests.bench.gpu.quality prepare` writes them. For each NAME a model is fitted on the
-events before the last tenth (in time), exported in full, as a lean graph and in half precision, and all of them foresee
-the last tenth on the GPU. A table last, and the same as JSON.
+SOURCE and NAME are a data set as `python -m trainer evaluate` takes it. A model is fitted on the events before the last
+tenth (in time), exported in full, as a lean graph and in half precision, and all of them foresee the last tenth on the
+GPU. A table last, and the same as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -24,8 +22,8 @@ import torch
 
 from schemas.errors import ConfigError
 from schemas.release import MODEL
-from tests.bench.gpu.quality import DATA, stored
 from trainer.config import heads_of, recipe
+from trainer.evaluate.datasets import LOADERS, read
 from trainer.evaluate.protocols import successive
 from trainer.evaluate.shrinking import fitted
 from trainer.export import export, graph_feed
@@ -41,10 +39,11 @@ WIDTH, BLOCKS, PASSES = 128, 2, 20
 FORESEEN, TOP_K = 20_000, 50
 
 
-def model_of(folder: Path, name: str) -> Full:
+def model_of(source: Path, name: str, history: int) -> Full:
     """A model fitted on all but the last tenth of a data set."""
-    data, histories = stored(folder, name)
-    config = NetworkConfig(int(data["items"]), WIDTH, BLOCKS, heads_of(WIDTH), history=histories.history)
+    events = read(source, name)
+    histories = events.histories(history, repeats=False)
+    config = NetworkConfig(events.vocabulary.size, WIDTH, BLOCKS, heads_of(WIDTH), history=history)
     [step] = successive(histories, 0.9)
     return fitted(config, step, recipe(PASSES, True, True, histories.history))
 
@@ -95,37 +94,34 @@ def measured(full: Full, files: dict[str, Path]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure each data set; see the module."""
+    """Measure a data set; see the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("names", nargs="+", choices=sorted(DATA))
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--format", required=True, choices=sorted(LOADERS))
+    parser.add_argument("--history", type=int, default=50)
     parser.add_argument("--out", type=Path, default=Path("fp16.json"))
     asked = parser.parse_args()
-    results: dict[str, Any] = {}
-    for name in asked.names:
-        work = Path(tempfile.mkdtemp())
-        full = model_of(asked.folder, name)
-        results[name] = measured(full, graphs_of(full, work))
-        shutil.rmtree(work)
+    full = model_of(asked.source, asked.format, asked.history)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measured(full, graphs_of(full, Path(folder)))
     content = {
         "device": torch.cuda.get_device_name(),
         "date": time.strftime("%Y-%m-%d"),
         "onnxruntime": onnxruntime.__version__,
         "width": WIDTH,
         "passes": PASSES,
-        "results": results,
+        "results": {asked.format: rows},
     }
     asked.out.write_text(json.dumps(content, indent=1) + "\n")
     times = "".join(f"{f'p50 / p99 × {size}':>20}" for size in BATCHES)
     print(f"{'data':14}{'graph':7}{'NDCG@10':>9}{'change':>9}{'kept':>8}{'MiB':>8}{times}")
-    for name, rows in results.items():
-        for graph, row in rows.items():
-            change = row["ndcg"] / rows["full"]["ndcg"] - 1
-            times = "".join(f"{row[f'p50_ms_{size}']:11.3f} / {row[f'p99_ms_{size}']:6.3f}" for size in BATCHES)
-            print(
-                f"{name:14}{graph:7}{row['ndcg']:9.4f}{change:+9.2%}{row['top10_overlap']:8.2%}"
-                f"{row['bytes'] / 2**20:8.2f}{times}"
-            )
+    for graph, row in rows.items():
+        change = row["ndcg"] / rows["full"]["ndcg"] - 1
+        times = "".join(f"{row[f'p50_ms_{size}']:11.3f} / {row[f'p99_ms_{size}']:6.3f}" for size in BATCHES)
+        print(
+            f"{asked.format:14}{graph:7}{row['ndcg']:9.4f}{change:+9.2%}{row['top10_overlap']:8.2%}"
+            f"{row['bytes'] / 2**20:8.2f}{times}"
+        )
 
 
 if __name__ == "__main__":

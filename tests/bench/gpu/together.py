@@ -1,10 +1,10 @@
 """Several GPUs that learn one model over NCCL, beside one GPU: the same quality, in what part of the time.
 
-    python -m tests.bench.gpu.together FOLDER NAME [--passes N] [--out FILE]
+    python -m tests.bench.gpu.together SOURCE --format NAME [--history 50] [--passes N] [--out FILE]
 
-FOLDER holds NAME.npz as `python -m tests.bench.gpu.quality prepare` writes it. The events before the last tenth (in
-time) are learned, as a first fit of `python -m trainer cycle` under torchrun learns them, by one process and by one a
-GPU; each network then foresees the last tenth. A table last, and the same as JSON.
+SOURCE and NAME are a data set as `python -m trainer evaluate` takes it. The events before the last tenth (in time) are
+learned, as a first fit of `python -m trainer cycle` under torchrun learns them, by one process and by one a GPU; each
+network then foresees the last tenth. A table last, and the same as JSON.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from tests.bench.gpu.quality import stored
 from trainer.config import heads_of, recipe
+from trainer.evaluate.datasets import LOADERS, read
 from trainer.evaluate.protocols import successive
 from trainer.fit import Check, checked
 from trainer.processes import processes
@@ -39,26 +39,27 @@ PATIENCE_S = 400
 LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo"}
 
 
-def learn(folder: Path, name: str, passes: int, out: Path) -> None:
-    """What each process does; the leader writes out."""
-    data, histories = stored(folder, name)
-    config = NetworkConfig(int(data["items"]), WIDTH, BLOCKS, heads_of(WIDTH), history=histories.history)
+def learn(asked: argparse.Namespace) -> None:
+    """What each process does; the leader writes to asked.one."""
+    events = read(asked.source, asked.format)
+    histories = events.histories(asked.history, repeats=False)
+    config = NetworkConfig(events.vocabulary.size, WIDTH, BLOCKS, heads_of(WIDTH), history=asked.history)
     [step] = successive(histories, 0.9)
     assert step.check is not None
     live = torch.ones(config.items + 1, dtype=torch.bool)
     with processes(threads=os.cpu_count() or 1) as together:
         network = first_network(config, step.known, SEED)
         course = Course(step.known, step.check, None, step.check.begins_ms)
-        fit = tune(network, course, recipe(passes, True, True, histories.history), live, SEED, together)
+        fit = tune(network, course, recipe(asked.passes, True, True, histories.history), live, SEED, together)
         if together.leads:
             result = checked(network, Check(step.histories, evenly(step.places, FORESEEN)))
-            out.write_text(json.dumps({**fit, "processes": together.count, **vars(result)}))
+            asked.one.write_text(json.dumps({**fit, "processes": together.count, **vars(result)}))
 
 
-def launched(folder: Path, name: str, passes: int, count: int, out: Path) -> dict[str, Any]:
-    """The same by `count` processes that torchrun starts."""
+def launched(count: int, out: Path) -> dict[str, Any]:
+    """The same by `count` processes that torchrun starts with this process's own arguments."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command += ["-m", __spec__.name, str(folder), name, "--passes", str(passes), "--one", str(out)]
+    command += ["-m", __spec__.name, *sys.argv[1:], "--one", str(out)]
     began = time.monotonic()
     subprocess.run(command, env={**os.environ, **LOOPBACK}, check=True, timeout=PATIENCE_S)
     return {**json.loads(out.read_text()), "whole_seconds": time.monotonic() - began}
@@ -67,25 +68,23 @@ def launched(folder: Path, name: str, passes: int, count: int, out: Path) -> dic
 def main() -> None:
     """One process of several, or all of them one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("name")
+    parser.add_argument("source", type=Path)
+    parser.add_argument("--format", required=True, choices=sorted(LOADERS))
+    parser.add_argument("--history", type=int, default=50)
     parser.add_argument("--passes", type=int, default=8)
     parser.add_argument("--out", type=Path, default=Path("together.json"))
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
-        learn(asked.folder, asked.name, asked.passes, asked.one)
+        learn(asked)
         return
     gpus = [torch.cuda.get_device_name(place) for place in range(torch.cuda.device_count())]
     if len(gpus) < 2:
         raise SystemExit(f"error: {len(gpus)} GPU is not several; run it where there are two or more")
     with tempfile.TemporaryDirectory() as folder:
-        found = [
-            launched(asked.folder, asked.name, asked.passes, count, Path(folder) / f"{count}.json")
-            for count in (1, len(gpus))
-        ]
+        found = [launched(count, Path(folder) / f"{count}.json") for count in (1, len(gpus))]
     content = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}", "gpus": gpus, "torch": torch.__version__, "data": asked.name,
+        "date": f"{datetime.now(UTC):%Y-%m-%d}", "gpus": gpus, "torch": torch.__version__, "data": asked.format,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
         "passes": asked.passes, "fits": found,
     }  # fmt: skip
