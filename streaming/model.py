@@ -4,10 +4,12 @@ ONNX Runtime deadlocks when it is imported or called in a task thread of Flink (
 lock in a way the embedded interpreter cannot grant), so this module is used from Python's own threads alone.
 """
 
+import ctypes
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,13 +29,19 @@ from streaming.wire import wire_value
 
 log = logging.getLogger("score")
 
+# Users of one call, at most. It bounds the memory of a call: users × items.
+LARGEST = 128
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
-# costs nothing, and a row that nobody needs as much as any. The largest bounds the memory of one call: users × items.
-BATCH_SIZES = (1, 8, 32, 128)
+# costs nothing, and a row that nobody needs as much as any. What a call of few users costs a GPU is hundreds of small
+# kernels, so those beyond LARGEST are taken where users × items are no more than LARGEST users of a million items.
+GPU_SIZES = (1, 8, 32, LARGEST, 256, 512)
+LARGEST_CALL = LARGEST * 2**20
 # Scores of two providers and precisions of one model differ in the last digits.
 WARMUP_TOLERANCE = 1e-2
 CUDA = "CUDAExecutionProvider"
 GPU_DEVICE = Path("/dev/nvidiactl")
+# CU_CTX_SCHED_BLOCKING_SYNC of CUDA's driver.
+BLOCKING_SYNC = 4
 AGAIN = "publish it again"
 # The largest batch may take this long: what the trainer's gate allows for 64 users by default, for twice as many.
 SLOWEST_S = 1.0
@@ -63,10 +71,18 @@ class Model:
         """The digest of its manifest, which stands for all of the release."""
         return self.release.manifest_sha256
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Users of a call: no more than the last; on a GPU, padded to one of these. Others once the CPU took over."""
+        # A list that Python keeps: asking for it is no call that could deadlock in a task thread.
+        if self.session.get_providers()[0] != CUDA:
+            return (LARGEST,)
+        return tuple(size for size in GPU_SIZES if size <= max(LARGEST, LARGEST_CALL // self.vocabulary.size))
+
     def run(self, inputs: Inputs, available: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Top items of B users: index int64[B, K], score float32[B, K], best first. B at most BATCH_SIZES[-1]."""
-        count = len(inputs["item_index"])
-        spare = next(size for size in BATCH_SIZES if size >= count) - count if self.provider == CUDA else 0
+        """Top items of B users: index int64[B, K], score float32[B, K], best first. B at most sizes[-1]."""
+        count, sizes = len(inputs["item_index"]), self.sizes
+        spare = next(size for size in sizes if size >= count) - count if len(sizes) > 1 else 0
         feeds: dict[str, NDArray[Any]] = {}
         for name in self.manifest.inputs:
             rows = available if name == "available" else inputs[name]
@@ -90,7 +106,7 @@ def load(
     started = time.perf_counter()
     manifest, files = fetch(release)
     if python is not None:
-        rehearse(python, manifest, files, BATCH_SIZES[-1])
+        rehearse(python, manifest, files, LARGEST)
     make_room()
     item_ids = _item_ids(files[ITEMS], manifest)
     session = _session(files[MODEL], manifest.version, providers, threads)
@@ -148,6 +164,7 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
         usable = [name for name in usable if name != CUDA]
     elif CUDA in usable:
         onnxruntime.preload_dlls()  # the CUDA libraries that came with torch
+        _sleep_while_the_gpu_works()
     try:
         return onnxruntime.InferenceSession(graph, options, providers=usable or [CPU])
     except Exception as error:  # ONNX Runtime raises whatever the graph, or a full GPU, made it stumble over
@@ -160,14 +177,25 @@ def _session(graph: bytes, version: str, providers: Sequence[str], threads: int)
         ) from error
 
 
+def _sleep_while_the_gpu_works() -> None:
+    """Who waits for the GPU sleeps meanwhile; CUDA's way is to ask it again and again, a core for each scorer.
+
+    Eight scorers of one H200 so take 0.35 of a core each instead of 1.0, and a call as long as before.
+    """
+    with suppress(OSError, AttributeError):  # no driver of this kind: the session will say what that means
+        driver = ctypes.CDLL("libcuda.so.1")
+        driver.cuInit(0)
+        driver.cuDevicePrimaryCtxSetFlags_v2(0, BLOCKING_SYNC)
+
+
 def _warm_up(model: Model, content: bytes) -> None:
     """Compare the outputs with the trainer's and run the batch sizes, the largest first. Raises ModelRefused.
 
     Where no batch is padded, one size stands for all: on a CPU each run takes time from the model in service.
     """
     version = model.manifest.version
-    largest = BATCH_SIZES[-1]
-    sizes = (largest, *reversed(BATCH_SIZES)) if model.provider == CUDA else (largest,)
+    largest = model.sizes[-1]
+    sizes = (largest, *reversed(model.sizes)) if model.provider == CUDA else (largest,)
     try:
         with np.load(BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

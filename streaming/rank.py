@@ -8,7 +8,7 @@ from schemas.hashes import hash_ids
 from schemas.recommendation import LIST_LENGTH, SOURCE_MODEL, SOURCE_TRENDING
 from schemas.release import ModelRelease
 from schemas.user_state import States
-from streaming.model import BATCH_SIZES, Model
+from streaming.model import Model
 from streaming.trending import Trending
 from streaming.wire import Lists, wire_floats, wire_list, wire_value
 
@@ -45,8 +45,9 @@ def rank(model: Model | None, available: NDArray[np.bool_], fallback: Fallback, 
         inputs = model_inputs(states, model.vocabulary)
         # A model knows nothing of a user none of whose items it knows.
         known = np.flatnonzero((inputs["item_index"] != 0).any(axis=1))
-        for start in range(0, len(known), BATCH_SIZES[-1]):
-            rows = known[start : start + BATCH_SIZES[-1]]
+        size = model.sizes[-1]
+        for start in range(0, len(known), size):
+            rows = known[start : start + size]
             index, score = model.run({name: values[rows] for name, values in inputs.items()}, available)
             shown = np.isfinite(score)
             # Where a list ends early its rest is masked; such users are few, and go one by one.

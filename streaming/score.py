@@ -30,7 +30,7 @@ from streaming.dead_letter import DEAD_LETTERS, ROW_TYPE, row_of
 from streaming.features import Updated
 from streaming.guard import FIGURES, SAMPLE, Guard
 from streaming.metrics import Metrics
-from streaming.model import BATCH_SIZES, Model, one_line, scorer_threads
+from streaming.model import LARGEST, Model, one_line, scorer_threads
 from streaming.rank import Fallback, merged, rank, takes
 from streaming.serving import EVERYBODY, ModelSlot, Serving, Trial
 from streaming.trending import Trending
@@ -47,8 +47,6 @@ ROLL_BACKS = OutputTag("roll-backs", ROW_TYPE)
 _REMEMBERED = 5
 # Roll-backs that are remembered: far more than releases that could be announced again.
 _BLOCKED_MOST = 1000
-# So many users are scored and written at a time: a model's batch, and some full batches of rows.
-BLOCK = BATCH_SIZES[-1]
 # Python's threads here hand over to each other many times a micro-batch; the usual 5 ms would be waited for each time.
 SWITCH_S = 0.0005
 _NONE, _NOTHING = np.zeros(0, np.int64), np.ones(1, np.bool_)
@@ -152,13 +150,15 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
     def process_element(self, value: Updated, ctx: BroadcastProcessFunction.ReadOnlyContext) -> Iterable[Any]:
         """States of a micro-batch in, its rows out."""
         self._restore(ctx.get_broadcast_state(SHARED))
-        users = len(value.user_ids)
+        users, serving = len(value.user_ids), self._slot.serving
+        # A block is a model's batch, and some full batches of rows.
+        size = max((model.sizes[-1] for model in serving.models), default=LARGEST)
         # All are asked for at once: while one block is written, the scorer's thread goes on with the next.
         blocks = [
-            self._scorer.submit(self._block, value.user_ids[at : at + BLOCK], value.records[at : at + BLOCK])
-            for at in range(0, users, BLOCK)
+            self._scorer.submit(self._block, value.user_ids[at : at + size], value.records[at : at + size])
+            for at in range(0, users, size)
         ]
-        trial = self._slot.serving.trial
+        trial = serving.trial
         if users and trial is not None and trial.guard.due:
             # Users from all over the micro-batch; nobody waits for it but the next one.
             self._scorer.submit(self._compare, trial, value.records[:: max(1, users // SAMPLE)][:SAMPLE])

@@ -15,7 +15,7 @@ from schemas.topics import CLICKS, MODEL_RELEASES
 from schemas.user_state import States, apply_events, empty_states
 from streaming.config import Settings
 from streaming.look import FAR_AHEAD_MS
-from streaming.model import BATCH_SIZES, Model, load
+from streaming.model import LARGEST, Model, load
 from streaming.table import connect
 from streaming.topic import messages
 
@@ -58,8 +58,8 @@ def recount(settings: Settings) -> Recount:
         model = load(releases[version], ["CPUExecutionProvider"], 1)
         ndcg, popularity = (model.manifest.metrics[name] for name in ("ndcg", "popularity_ndcg"))
         versions.append(f"{version} (NDCG@10 {ndcg:.4f}, popularity {popularity:.4f})")
-        for start in range(0, len(rows), BATCH_SIZES[-1]):
-            part = rows[start : start + BATCH_SIZES[-1]]
+        for start in range(0, len(rows), LARGEST):
+            part = rows[start : start + LARGEST]
             wrong += _wrong(model, part, states[[users[row.user_id] for row in part]])
     return Recount(sum(map(len, by_version.values())), wrong, versions)
 

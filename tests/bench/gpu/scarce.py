@@ -25,7 +25,7 @@ import torch
 
 from schemas.release import WARMUP
 from streaming.fetch import fetch
-from streaming.model import BATCH_SIZES, CUDA, load
+from streaming.model import CUDA, LARGEST, load
 from streaming.sturdy import CPU
 from tests.bench.world import announcement, make_release
 from trainer.publish import Release
@@ -70,7 +70,7 @@ def served(release: Release, what: str, providers: list[str], expected: Ints | N
     _, files = fetch(announcement(release))
     with np.load(BytesIO(files[WARMUP])) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    rows = np.arange(BATCH_SIZES[-1]) % len(arrays["item_index"])
+    rows = np.arange(LARGEST) % len(arrays["item_index"])
     inputs: Any = {name: arrays[name][rows] for name in model.manifest.inputs if name != "available"}
     available = np.ones(model.vocabulary.size + 1, np.bool_)
     log.addHandler(counts)
@@ -106,7 +106,7 @@ def main() -> None:
         found.append(served(release, "GPU, empty again", [CUDA, CPU], expected))
     content = {
         "date": f"{datetime.now(UTC):%Y-%m-%d}", "gpu": torch.cuda.get_device_name(), "items": asked.items,
-        "onnxruntime": onnxruntime.__version__, "users": BATCH_SIZES[-1],
+        "onnxruntime": onnxruntime.__version__, "users": LARGEST,
         "found": [{name: value for name, value in row.items() if name != "index"} for row in found],
     }  # fmt: skip
     asked.out.write_text(json.dumps(content, indent=1) + "\n")

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from schemas.errors import ModelRefused
-from schemas.features import COUNTER_NAMES, Inputs
+from schemas.features import COUNTER_NAMES, Inputs, Vocabulary
 from schemas.hashes import hash_ids
 from schemas.release import FILES, MANIFEST, ModelRelease, digest_of
 from schemas.user_state import HISTORY
-from streaming.model import BATCH_SIZES, CUDA, load, scorer_threads
+from streaming.model import CUDA, GPU_SIZES, LARGEST, load, scorer_threads
 from tests.releases import base_scores, make_graph, make_release, make_warmup
 
 CPU = ["CPUExecutionProvider"]
@@ -91,13 +91,55 @@ def test_a_whole_release_is_loaded_and_ready_to_score(tmp_path: Path) -> None:
     assert score.dtype == np.float32
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 9, 100, BATCH_SIZES[-1]])
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 100, LARGEST])
 def test_users_are_scored_alike_in_batches_of_any_size(count: int, tmp_path: Path) -> None:
     model = load(make_release(tmp_path, ITEMS, FAVOURITES), CPU, 1)
     index, score = model.run(histories(*[[n % 6 + 1] for n in range(count)]), np.ones(7, np.bool_))
     assert index.shape == score.shape == (count, 6)
     assert all(n % 6 + 1 not in index[n, :5].tolist() for n in range(count))
     assert index[0].tolist() == index[count - 1 - (count - 1) % 6].tolist()
+
+
+class OnGpu:
+    """A session of the CPU that says it is a GPU's, and keeps the sizes of its batches."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.providers = [CUDA, *CPU]
+        self.seen: list[int] = []
+
+    def get_providers(self) -> list[str]:
+        return self.providers
+
+    def run(self, outputs: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
+        self.seen.append(len(feeds["item_index"]))
+        return self.session.run(outputs, feeds)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (2, 8), (9, 32), (128, 128), (129, 256), (300, 512), (512, 512)])
+def test_on_a_gpu_few_shapes_are_run_and_the_lists_are_the_same(count: int, size: int, tmp_path: Path) -> None:
+    model = load(make_release(tmp_path, ITEMS, FAVOURITES), CPU, 1)
+    inputs = histories(*[[n % 6 + 1] for n in range(count)])
+    expected = model.session.run(["top_index"], {**inputs, "available": np.ones(7, np.bool_)})[0]
+    model.session = gpu = OnGpu(model.session)
+    index, score = model.run(inputs, np.ones(7, np.bool_))
+    assert gpu.seen == [size]
+    assert len(score) == count
+    assert index.tolist() == expected.tolist()
+
+
+def test_a_large_catalogue_has_smaller_batches(tmp_path: Path) -> None:
+    model = load(make_release(tmp_path, ITEMS, FAVOURITES), CPU, 1)
+    assert list(model.sizes) == [LARGEST]
+    model.session = gpu = OnGpu(model.session)
+    assert list(model.sizes) == list(GPU_SIZES)
+    by_items = {}
+    for items in (262_144, 262_145, 1_048_577):
+        model.vocabulary = Vocabulary([f"item-{n}" for n in range(items)])
+        by_items[items] = model.sizes[-1]
+    assert by_items == {262_144: 512, 262_145: 256, 1_048_577: LARGEST}
+    gpu.providers = CPU  # it failed, and the CPU has taken over
+    assert list(model.sizes) == [LARGEST]
 
 
 def refused(release: ModelRelease, names: str) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from schemas.click import Click
 from schemas.recommendation import LIST_LENGTH
 from schemas.user_state import HISTORY, States, apply_events, empty_states
-from streaming.model import BATCH_SIZES, Model, load
+from streaming.model import LARGEST, Model, load
 from streaming.rank import Fallback, rank
 from streaming.trending import Trending
 from streaming.wire import Lists
@@ -113,7 +113,7 @@ def test_with_nothing_trending_a_list_is_empty_but_there() -> None:
     assert (ids(lists, 0), scores(lists, 0), lists.source) == ([], [], ["trending"])
 
 
-@pytest.mark.parametrize("count", [1, 2, BATCH_SIZES[-1], 2 * BATCH_SIZES[-1] + 3])
+@pytest.mark.parametrize("count", [1, 2, LARGEST, 2 * LARGEST + 3])
 def test_any_number_of_users_is_ranked_each_by_their_own_items(count: int, model: Model) -> None:
     # Every fifth user is unknown to the model, so that rows and users do not lie side by side.
     histories = [["unheard-of"] if user % 5 == 4 else [ITEMS[user % 12]] for user in range(count)]

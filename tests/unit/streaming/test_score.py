@@ -14,7 +14,7 @@ from schemas.recommendation import SOURCE_MODEL, SOURCE_TRENDING
 from schemas.release import ModelRelease, Stage
 from schemas.roll_back import RollBack, decode_roll_back
 from schemas.user_state import dump_states
-from streaming import score
+from streaming import model, score
 from streaming.config import Settings, StreamingSection
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS
@@ -117,7 +117,7 @@ def test_all_users_get_their_row_whatever_the_blocks(
     block: int, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(job, tmp_path)
-    monkeypatch.setattr(score, "BLOCK", block)
+    monkeypatch.setattr(model, "LARGEST", block)
     before = dict(job.context.standing)
     found = job.rows(*([item] for item in ITEMS[:6]))
     inserts = [insert for rows in found for insert in rows.inserts]
@@ -133,7 +133,7 @@ def test_all_users_get_their_row_whatever_the_blocks(
 def test_what_concerns_the_whole_micro_batch_comes_with_its_last_rows(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "BLOCK", 2)
+    monkeypatch.setattr(score, "LARGEST", 2)
     *first, last = job.rows(["a"], ["b"], ["c"])
     assert [(rows.erased, len(rows.produced)) for rows in first] == [([], 0)]
     assert (last.erased, last.produced.tolist(), len(last.inserts)) == ([("gone", 7)], [1, 2], 1)
@@ -300,6 +300,9 @@ def test_a_trial_that_cannot_score_costs_no_row(job: Job, tmp_path: Path, monkey
     assert trial is not None
 
     class Broken:
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
         def run(self, *_: Any) -> Any:
             raise RuntimeError("CUDA failure 700\nillegal address")
 
