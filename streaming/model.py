@@ -34,7 +34,7 @@ LARGEST = 128
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
 # costs nothing, and a row that nobody needs as much as any. What a call of few users costs a GPU is hundreds of small
 # kernels, so those beyond LARGEST are taken where users × items are no more than LARGEST users of a million items.
-GPU_SIZES = (1, 8, 32, LARGEST, 256, 512)
+GPU_SIZES: tuple[int, ...] = (1, 8, 32, LARGEST, 256, 512)
 LARGEST_CALL = LARGEST * 2**20
 # Scores of two providers and precisions of one model differ in the last digits.
 WARMUP_TOLERANCE = 1e-2
