@@ -7,29 +7,17 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from cassandra import DriverException
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
-)
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka import Producer
 from pydantic import SecretStr
 
 from deploy.local.cassandra import WELL_KNOWN, cql
@@ -42,24 +30,15 @@ from schemas.click import Click, encode_click
 from schemas.errors import UnreachableError
 from schemas.release import encode_release
 from schemas.settings import CommonSettings
-from schemas.topics import CLICKS, DEAD_LETTERS, MODEL_RELEASES, ROLL_BACKS
+from schemas.topics import CLICKS, MODEL_RELEASES
 from streaming.table import connect
+from tests.doors import ANSWER_S, DOORS, Probe
 from tests.harness import RunningJob, servers
+from tests.leaks import Onlooker, content_of, files_of, found_in, secrets_of
 from tests.releases import make_release
 from tests.traffic import FIRST, make_clicks, told
 from trainer.broker import reader, send
 from trainer.config import Settings as TrainerSettings
-
-ANSWER_S = 10.0
-# What says that a door stays shut. A broker has no word for somebody who does not even speak its language: it hangs up.
-REFUSED = (
-    "_ALL_BROKERS_DOWN",
-    "_AUTHENTICATION",
-    "_SSL",
-    "_TRANSPORT",
-    "GROUP_AUTHORIZATION_FAILED",
-    "TOPIC_AUTHORIZATION_FAILED",
-)
 
 
 @pytest.mark.long
@@ -73,31 +52,6 @@ def test_the_whole_flow_holds_with_every_lock_on() -> None:
         timeout=590,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-
-
-class Onlooker:
-    """Another user of the machine: sees the command lines of all processes, all the time."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-
-    def __enter__(self) -> Onlooker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._ending.wait(0.2):
-            for folder in Path("/proc").glob("[0-9]*"):
-                try:
-                    self.seen.add((folder / "cmdline").read_text(errors="replace"))
-                except OSError:
-                    continue
 
 
 @pytest.fixture(scope="module")
@@ -173,139 +127,6 @@ def test_a_click_becomes_a_row_though_nobody_may_do_more_than_his_part(job: Runn
 
 
 # ── doors ────────────────────────────────────────────────────────────────────────────────────────
-# A probe opens one as somebody, and says what refused him: "" when he got in.
-
-
-def _said(act: Callable[[list[str]], str | None]) -> str:
-    """The word of the first refusal, as the client's library has it."""
-    errors: list[str] = []
-    deadline = time.monotonic() + ANSWER_S
-    while time.monotonic() < deadline:
-        outcome = act(errors)
-        refusals = [word for word in errors if word in REFUSED]
-        if outcome is not None or refusals:
-            return refusals[0] if refusals else str(outcome)
-    raise AssertionError(f"neither in nor refused: {errors}")
-
-
-def write_to(topic: str) -> Callable[[CommonSettings], str]:
-    def probe(settings: CommonSettings) -> str:
-        outcome: list[KafkaError | None] = []
-        errors: list[str] = []
-        producer = Producer({**settings.kafka.client(), "log_level": 0, "error_cb": lambda e: errors.append(e.name())})
-        producer.produce(settings.topic(topic), b"x", b"k", on_delivery=lambda error, _: outcome.append(error))
-
-        def act(said: list[str]) -> str | None:
-            producer.poll(0.1)
-            said += [*errors, *(error.name() for error in outcome if error is not None)]
-            return "" if any(error is None for error in outcome) else None
-
-        word = _said(act)
-        producer.purge()
-        return word
-
-    return probe
-
-
-def read_from(topic: str) -> Callable[[CommonSettings], str]:
-    def probe(settings: CommonSettings) -> str:
-        errors: list[str] = []
-        watch: dict[str, Any] = {
-            "log_level": 0,
-            "error_cb": lambda e: errors.append(e.name()),
-            "enable.partition.eof": True,
-        }
-        group = "freshrec-trainer" if settings.kafka.username == "trainer" else "freshrec-look"
-        consumer = Consumer({**settings.kafka.client(), **watch, "group.id": group})
-        consumer.assign([TopicPartition(settings.topic(topic), 0, 0)])
-
-        def act(said: list[str]) -> str | None:
-            message: Message | None = consumer.poll(0.1)
-            if message is None:
-                # Of a topic that may not even be seen nothing comes, not even an error.
-                with suppress(KafkaException):
-                    unseen = (
-                        consumer.list_topics(settings.topic(topic), timeout=1.0).topics[settings.topic(topic)].error
-                    )
-                    said += [unseen.name()] if unseen is not None else []
-            error = message.error() if message is not None else None
-            said += [*errors, *([error.name()] if error is not None else [])]
-            ended = error is not None and error.code() == KafkaError._PARTITION_EOF
-            return "" if ended or (message is not None and error is None) else None
-
-        try:
-            return _said(act)
-        finally:
-            consumer.close()
-
-    return probe
-
-
-def administer(ask: Callable[[AdminClient, CommonSettings], Mapping[Any, Any]]) -> Callable[[CommonSettings], str]:
-    """ask: one thing, as the client's library has it, by name a future."""
-
-    def probe(settings: CommonSettings) -> str:
-        errors: list[str] = []
-        watch: dict[str, Any] = {"log_level": 0, "error_cb": lambda e: errors.append(e.name())}
-        admin = AdminClient({**settings.kafka.client(), **watch})
-        (future,) = ask(admin, settings).values()
-
-        def act(said: list[str]) -> str | None:
-            admin.poll(0.1)
-            said += errors
-            if not future.done():
-                return None
-            try:
-                future.result()
-            except KafkaException as error:
-                said.append(error.args[0].name())
-            return "" if not said else None
-
-        return _said(act)
-
-    return probe
-
-
-def make_a_topic(admin: AdminClient, settings: CommonSettings) -> Mapping[Any, Any]:
-    return admin.create_topics([NewTopic(settings.topic(f"new-{time.time_ns()}"), 1, 1)], request_timeout=ANSWER_S)
-
-
-def move_the_job(admin: AdminClient, settings: CommonSettings) -> Mapping[Any, Any]:
-    """Tell Kafka where a job goes on that has no checkpoint."""
-    place = TopicPartition(settings.topic(CLICKS), 0, 0)
-    group = ConsumerGroupTopicPartitions(f"freshrec-{settings.namespace}", [place])
-    return admin.alter_consumer_group_offsets([group], request_timeout=ANSWER_S)
-
-
-def ask(statement: str) -> Callable[[CommonSettings], str]:
-    def probe(settings: CommonSettings) -> str:
-        try:
-            with cql(settings.cassandra) as session:
-                session.execute(statement.format(keyspace=settings.keyspace), timeout=ANSWER_S)
-        except (UnreachableError, DriverException) as error:
-            return str(error)
-        return ""
-
-    return probe
-
-
-ROW = "(user_id, item_ids) VALUES ('intruder', ['item-000'])"
-# what a door leads to: who may pass.
-DOORS: dict[str, tuple[Callable[[CommonSettings], str], set[str]]] = {
-    "write clicks": (write_to(CLICKS), {"admin", "producer"}),
-    "read clicks": (read_from(CLICKS), {"admin", "job", "trainer"}),
-    "read dead letters": (read_from(DEAD_LETTERS), {"admin", "job"}),
-    "move the job": (administer(move_the_job), {"admin", "job"}),
-    "announce a release": (write_to(MODEL_RELEASES), {"admin", "trainer"}),
-    "take a release back": (write_to(ROLL_BACKS), {"admin", "job"}),
-    "write a dead letter": (write_to(DEAD_LETTERS), {"admin", "job"}),
-    "make a topic": (administer(make_a_topic), {"admin"}),
-    "read rows": (ask("SELECT * FROM {keyspace}.recommendations"), {"admin", "job", "reader"}),
-    "write rows": (ask(f"INSERT INTO {{keyspace}}.recommendations {ROW}"), {"admin", "job"}),
-    "remove all rows": (ask("TRUNCATE {keyspace}.trending"), {"admin", "job"}),
-    "remove the table": (ask("DROP TABLE IF EXISTS {keyspace}.no_such_table"), {"admin"}),
-    "make an account": (ask("CREATE ROLE IF NOT EXISTS intruder"), {"admin"}),
-}
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -454,31 +275,11 @@ def _command(stack: Stack, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def _refused(probe: Callable[[CommonSettings], str], settings: CommonSettings) -> bool:
+def _refused(probe: Probe, settings: CommonSettings) -> bool:
     return probe(settings) != ""
 
 
 # ── secrets ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def secrets_of(keys: Keys) -> dict[str, bytes]:
-    """Every secret of a stack by the name of its file; of a key a line of its text."""
-    passwords = {file.name: file.read_bytes() for file in keys.folder.glob("*.password")}
-    private = {
-        file.name: file.read_bytes().splitlines()[1] for file in keys.folder.glob("*.pem") if file != keys.ca_file
-    }
-    assert len(passwords) == len(ACCOUNTS) + 1
-    assert len(private) == 2
-    assert all(len(secret) >= 40 for secret in (passwords | private).values())
-    return passwords | private
-
-
-def found_in(content: bytes, secrets: dict[str, bytes]) -> set[str]:
-    return {name for name, secret in secrets.items() if secret in content}
-
-
-def files_of(folder: Path, but: Path) -> Iterable[Path]:
-    return (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink() and but not in file.parents)
 
 
 def test_no_secret_is_in_a_log_a_checkpoint_a_process_list_or_an_answer_of_flink(
@@ -494,7 +295,7 @@ def test_no_secret_is_in_a_log_a_checkpoint_a_process_list_or_an_answer_of_flink
     assert stack.state.stat().st_mode & 0o077 == 0
 
     where = {
-        str(file.relative_to(stack.state)): found_in(_content(file), secrets)
+        str(file.relative_to(stack.state)): found_in(content_of(file), secrets)
         for file in files_of(stack.state, keys.folder)
     }
     for kind in ("log/kafka.log", "log/cassandra.log", "log/jobmanager.log", "flink/log", "flink/checkpoints"):
@@ -521,13 +322,6 @@ def test_no_secret_is_in_a_log_a_checkpoint_a_process_list_or_an_answer_of_flink
     shown = _command(stack, "up", "--secure", "--free-ports", "--servers-only")
     assert f"export FRESHREC_KAFKA__PASSWORD_FILE='{keys.password_file('admin')}'" in shown
     assert not found_in(shown.encode(), secrets)
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        return b""  # a checkpoint that was superseded meanwhile
 
 
 def _answer(url: str, keys: Keys) -> bytes:
