@@ -11,7 +11,7 @@ help:
 	@echo 'make status   what runs, and where to look'
 	@echo 'make down     stop it; the data stays (python -m deploy.local down --wipe removes it)'
 	@echo 'make test     style, types, and every test on real servers of its own'
-	@echo 'make faults   every fault on real servers: processes, disks, networks, clocks; a table (over half an hour)'
+	@echo 'make faults   every fault on real servers: processes, disks, networks, clocks; a table (an hour)'
 	@echo 'make check    style and types'
 	@echo 'make bench    every benchmark beside its peers, on real servers of its own: tables, JSON, plots'
 	@echo 'make bench-quick  the main ones, in some minutes'
