@@ -32,8 +32,8 @@ log = logging.getLogger("score")
 # Users of one call, at most. It bounds the memory of a call: users × items.
 LARGEST = 128
 # On a GPU batches are padded to one of these, so that a session sees few shapes and every one is warm; on a CPU a shape
-# costs nothing, and a row that nobody needs as much as any. What a call of few users costs a GPU is hundreds of small
-# kernels, so those beyond LARGEST are taken where users × items are no more than LARGEST users of a million items.
+# costs nothing, and a row that nobody needs as much as any. A GPU takes hardly longer for many users than for few while
+# items are few: sizes beyond LARGEST are for where users × items are no more than LARGEST users of a million items.
 GPU_SIZES: tuple[int, ...] = (1, 8, 32, LARGEST, 256, 512)
 LARGEST_CALL = LARGEST * 2**20
 # Scores of two providers and precisions of one model differ in the last digits.
@@ -195,7 +195,7 @@ def _warm_up(model: Model, content: bytes) -> None:
     """
     version = model.manifest.version
     largest = model.sizes[-1]
-    sizes = (largest, *reversed(model.sizes)) if model.provider == CUDA else (largest,)
+    sizes = (largest, *reversed(model.sizes)) if len(model.sizes) > 1 else model.sizes
     try:
         with np.load(BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
