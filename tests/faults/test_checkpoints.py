@@ -1,5 +1,6 @@
 """The newest checkpoint is damaged: the job goes on from the one before, and says what it reads again."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 from deploy.local.flink import newest_checkpoint
 from tests.harness import RunningJob
 from tests.trial import Trial
+
+# What changes between two checkpoints is a file of its own above 128 kb only (data-inline-threshold): with so many
+# clicks, and histories that grew for so long, it is some 200.
+PER_SECOND, GROWING_S = 600, 10.0
 
 
 def damaged(job: RunningJob, harm: Callable[[Path], None]) -> str:
@@ -44,5 +49,6 @@ def test_a_newest_checkpoint_that_lacks_a_file_gives_way_to_the_one_before(job: 
         names = [file for file in files if file.name.encode() in own and file.name.encode() not in older]
         names[0].unlink()
 
-    with Trial(job, "a file of the newest checkpoint missing"):
+    with Trial(job, "a file of the newest checkpoint missing", per_second=PER_SECOND):
+        time.sleep(GROWING_S)
         assert "is missing" in damaged(job, harm)

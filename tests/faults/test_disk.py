@@ -17,7 +17,8 @@ from tests.trial import Trial
 
 # Some checkpoints of the few users of a test.
 SIZE = "16m"
-FULL_S = 20
+# Every 2 s a checkpoint fails.
+FULL_S = 40
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,7 @@ def test_a_full_disk_for_checkpoints_stops_no_row_and_heals_with_room(job: Runni
         return checkpoint.number if checkpoint else 0
 
     job.eventually("there is a checkpoint", lambda: newest() > 0)
+    restarts = rest.restarts(rest.jobs()[-1].id)
     with Trial(job, f"disk of checkpoints full for {FULL_S} s"):
         filler = small_disk / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:  # until no space is left
@@ -62,3 +64,4 @@ def test_a_full_disk_for_checkpoints_stops_no_row_and_heals_with_room(job: Runni
         filler.unlink()
         before = newest()
     job.eventually("checkpoints are made again", lambda: newest() > before, patience_s=30)
+    assert rest.restarts(rest.jobs()[-1].id) == restarts, "the job fell with its checkpoints"
