@@ -28,7 +28,7 @@ from torch import Tensor
 from schemas.features import COUNTER_NAMES
 from schemas.release import OUTPUT_INDEX, OUTPUT_SCORE
 from trainer.lean_nodes import EXTRA, Array, Nodes
-from trainer.lean_rank import block_width, rank
+from trainer.lean_rank import block_width, put, rank
 from trainer.network import Attention, Block, Network
 
 # As good as -inf under a softmax, twice over still a number in half precision.
@@ -308,9 +308,7 @@ class _Lean(Nodes):
         # Without this what the user had is masked in a copy of all scores.
         self.shape_is(score, "batch", len(shown))
         had = self.slots("item_index")
-        return self.op(
-            "ScatterElements", score, had, self.op("Expand", self.single(-np.inf), self._users_slots), axis=1
-        )
+        return put(self, score, had, self.op("Expand", self.single(-np.inf), self._users_slots), self._users_slots)
 
     def _model(self, top_k: int) -> onnx.ModelProto:
         length, items = self._length, self.network.config.items

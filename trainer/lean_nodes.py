@@ -23,6 +23,7 @@ class Nodes:
     """The nodes and constants laid so far. `half`: its floats have 16 bits instead of 32."""
 
     def __init__(self, half: bool) -> None:
+        self.half = half
         self._float = np.float16 if half else np.float32
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], str] = {}

@@ -31,10 +31,11 @@ def rank(nodes: Nodes, network: Network, score: str, top_k: int, width: int, rou
     if not network.remembering():
         top, index = best(nodes, network.config.items, score, top_k, width)
     else:
-        mixture = _mixture(nodes, network, score, rounded)
+        mixture, whole = _mixture(nodes, network, score, rounded)
         top, index = best(nodes, network.config.items, mixture, top_k, width)
         listed = nodes.op("Greater", top, nodes.single(0.0))
-        top = nodes.op("Where", listed, nodes.op("Log", top), nodes.single(-np.inf))
+        share = top if whole is None else nodes.op("Div", top, whole)
+        top = nodes.op("Where", listed, nodes.op("Log", share), nodes.single(-np.inf))
     nodes.output(OUTPUT_SCORE, top)
     nodes.output(OUTPUT_INDEX, index)
 
@@ -50,22 +51,61 @@ def best(nodes: Nodes, items: int, values: str, top_k: int, width: int) -> tuple
     if width == 1:
         top, column = nodes.ops("TopK", 2, values, count, axis=1)
         return top, column
-    columns = nodes.ints(width)
-    blocks = nodes.op("Reshape", values, nodes.ints(0, -1, width))
-    maxima = nodes.op("ReduceMax", blocks, nodes.ints(2), keepdims=0)
-    _, best = nodes.ops("TopK", 2, maxima, count, axis=1)
-    within = nodes.op("GatherND", blocks, nodes.op("Unsqueeze", best, nodes.ints(2)), batch_dims=1)
-    top, place = nodes.ops("TopK", 2, nodes.op("Reshape", within, nodes.ints(0, -1)), count, axis=1)
-    nth = nodes.op("Div", place, columns)
-    # From the nth of the best blocks to its own place among all.
-    moved = nodes.op("Sub", nodes.op("GatherElements", best, nth, axis=1), nth)
-    column = nodes.op("Add", place, nodes.op("Mul", moved, columns))
+    if nodes.half:
+        within, columns = _scattered_blocks(nodes, items, values, count, width)
+        top, place = nodes.ops("TopK", 2, within, count, axis=1)
+        column = nodes.op("GatherElements", columns, place, axis=1)
+    else:
+        blocks = nodes.op("Reshape", values, nodes.ints(0, -1, width))
+        maxima = nodes.op("ReduceMax", blocks, nodes.ints(2), keepdims=0)
+        _, best = nodes.ops("TopK", 2, maxima, count, axis=1)
+        within = nodes.op("GatherND", blocks, nodes.op("Unsqueeze", best, nodes.ints(2)), batch_dims=1)
+        top, place = nodes.ops("TopK", 2, nodes.op("Reshape", within, nodes.ints(0, -1)), count, axis=1)
+        columns = nodes.ints(width)
+        nth = nodes.op("Div", place, columns)
+        # From the nth of the best blocks to its own place among all.
+        moved = nodes.op("Sub", nodes.op("GatherElements", best, nth, axis=1), nth)
+        column = nodes.op("Add", place, nodes.op("Mul", moved, columns))
     # Behind the last item to be had comes any column, but one that is an item's.
     return top, nodes.op("Min", column, nodes.ints(items))
 
 
-def _mixture(nodes: Nodes, network: Network, score: str, rounded: bool) -> str:
-    """Probabilities [B, C] with what the newest items remember; see Network.mixture."""
+def _scattered_blocks(nodes: Nodes, items: int, values: str, count: str, width: int) -> tuple[str, str]:
+    """All values of the K best blocks, and their columns: [B, K · width] each.
+
+    On a GPU, where threads beside each other read columns beside each other, a block is every so-many-th column, and
+    its maximum a pooling's: 0.34 ms for 128 users of a million items on an H200, of neighbours by ReduceMax 1.22.
+    """
+    blocks = -(-(items + 1) // width)
+    apart = nodes.op("Reshape", values, nodes.ints(0, 1, width, blocks))
+    maxima = nodes.op("MaxPool", apart, kernel_shape=[width, 1], strides=[width, 1])
+    _, best = nodes.ops("TopK", 2, nodes.op("Reshape", maxima, nodes.ints(0, blocks)), count, axis=1)
+    steps = nodes.constant(np.arange(width, dtype=np.int64)[None, None] * blocks)
+    columns = nodes.op("Add", nodes.op("Unsqueeze", best, nodes.ints(2)), steps)
+    columns = nodes.op("Reshape", columns, nodes.ints(0, -1))
+    return nodes.op("GatherElements", values, columns, axis=1), columns
+
+
+def put(nodes: Nodes, values: str, columns: str, put_in: str, shape: str, reduction: str = "none") -> str:
+    """Values [B, C] with others put in, or added, at columns int64[B, N]. shape: B and N.
+
+    On a GPU ScatterND writes where the values lie, ScatterElements into a copy of them; on a CPU both may do so.
+    """
+    if not nodes.half:
+        return nodes.op("ScatterElements", values, columns, put_in, axis=1, reduction=reduction)
+    users = nodes.op("Squeeze", nodes.op("Slice", shape, nodes.ints(0), nodes.ints(1)))
+    rows = nodes.op("Range", nodes.constant(np.array(0, np.int64)), users, nodes.constant(np.array(1, np.int64)))
+    rows = nodes.op("Expand", nodes.op("Unsqueeze", rows, nodes.ints(1)), shape)
+    last = nodes.ints(2)
+    places = nodes.op("Concat", nodes.op("Unsqueeze", rows, last), nodes.op("Unsqueeze", columns, last), axis=2)
+    return nodes.op("ScatterND", values, places, put_in, reduction=reduction)
+
+
+def _mixture(nodes: Nodes, network: Network, score: str, rounded: bool) -> tuple[str, str | None]:
+    """Probabilities [B, C] with what the newest items remember; see Network.mixture.
+
+    On a GPU they are so many times as large as they add up to, [B, 1]; a softmax goes through all of them four times.
+    """
     length = network.config.history
     count = min(NEWEST, length)
     of_newest, of_others = network.blend[-MEMORIES:].tolist()
@@ -81,8 +121,14 @@ def _mixture(nodes: Nodes, network: Network, score: str, rounded: bool) -> str:
     strength = nodes.op(
         "Mul", nodes.op("Reshape", strength, nodes.ints(0, -1)), nodes.op("Cast", listed, to=TensorProto.FLOAT)
     )  # fmt: skip
-    expected = nodes.op("Softmax", score, axis=1)
-    return nodes.op("ScatterElements", expected, where, strength, axis=1, reduction="add")
+    whole = None
+    if nodes.half:
+        expected = nodes.op("Exp", score)
+        whole = nodes.op("ReduceSum", expected, nodes.ints(1), keepdims=1)
+        strength = nodes.op("Mul", strength, whole)
+    else:
+        expected = nodes.op("Softmax", score, axis=1)
+    return put(nodes, expected, where, strength, nodes.op("Shape", where), "add"), whole
 
 
 def _strengths(nodes: Nodes, network: Network, item: str, rounded: bool) -> str:

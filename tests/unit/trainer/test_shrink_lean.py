@@ -64,14 +64,16 @@ def answers(graph: onnx.ModelProto, feed: Inputs) -> tuple[NDArray[np.int64], ND
     return index, score
 
 
-def compared(network: Network, top_k: int, feed: Inputs) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
+def compared(
+    network: Network, top_k: int, feed: Inputs, half: bool = False
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """Lists of the lean graph and of the network, whose scores are the same; and which of their places hold an item."""
-    index, score = answers(lay(network, top_k)[0], feed)
+    index, score = answers(lay(network, top_k, half=half)[0], feed)
     with torch.no_grad():
         expected_index, expected_score = Scorer(network, top_k)(*(torch.from_numpy(feed[name]) for name in INPUTS))
     listed = np.isfinite(score)
     assert (listed == np.isfinite(expected_score.numpy())).all()
-    np.testing.assert_allclose(score[listed], expected_score.numpy()[listed], atol=2e-5)
+    np.testing.assert_allclose(score[listed], expected_score.numpy()[listed], atol=0.02 if half else 2e-5)
     return index, expected_index.numpy(), listed
 
 
@@ -148,9 +150,10 @@ def test_long_lists_are_looked_for_in_blocks() -> None:
     assert block_width(20_000, 50) > 1
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("left", [1281, 3])
 @pytest.mark.parametrize("remembers", [True, False])
-def test_lists_found_block_by_block_are_the_same(shop: Histories, remembers: bool, left: int) -> None:
+def test_lists_found_block_by_block_are_the_same(shop: Histories, remembers: bool, left: int, half: bool) -> None:
     many = 1281  # of the last block two columns are items
     assert block_width(many, 5) > 1
     network = lively(replace(CONFIGS[0], items=many), shop)
@@ -166,9 +169,10 @@ def test_lists_found_block_by_block_are_the_same(shop: Histories, remembers: boo
     feed = some_users(shop, 60)
     feed["item_index"] = np.where(feed["action"] > 0, rng.integers(0, many + 1, feed["item_index"].shape), 0)
     feed["available"] = np.arange(many + 1) > many - left  # the last ones, in a block that is not full
-    index, expected, listed = compared(network, 5, feed)
+    index, expected, listed = compared(network, 5, feed, half)
     equals = np.arange(200, many + 1, 40)
-    assert ((index == expected) | np.isin(index, equals))[listed].mean() > 0.99
+    # In half precision neighbours in a list may change places.
+    assert ((index == expected) | np.isin(index, equals))[listed].mean() > (0.9 if half else 0.99)
     assert all(len(set(row[shown])) == shown.sum() for row, shown in zip(index, listed, strict=True))
     assert index.max() <= many
 
