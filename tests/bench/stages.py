@@ -116,14 +116,16 @@ class Bench:
         inputs = self.time("score: inputs", size, lambda: model_inputs(states, model.vocabulary))
         feed = {name: {**inputs, "available": available}[name] for name in model.manifest.inputs}
 
+        step = model.sizes[-1]
+
         def alone() -> None:
-            for start in range(0, len(states), 256):  # no larger batch is worth its memory
-                cut = {n: v if n == "available" else v[start : start + 256] for n, v in feed.items()}
+            for start in range(0, len(states), step):
+                cut = {n: v if n == "available" else v[start : start + step] for n, v in feed.items()}
                 model.session.run([OUTPUT_INDEX, OUTPUT_SCORE], cut)
 
         def graph() -> None:
-            for start in range(0, len(states), 256):
-                model.run({name: rows[start : start + 256] for name, rows in inputs.items()}, available)
+            for start in range(0, len(states), step):
+                model.run({name: rows[start : start + step] for name, rows in inputs.items()}, available)
 
         for stage, call in _in_turn(("score: graph", graph), (PEERS["score: graph"], alone), peer_first):
             self.time(stage, size, call)
@@ -176,12 +178,13 @@ class Bench:
 
 
 class _Answered:
-    """A session that has run before: it gives the lists of the same users, padded as they are asked for."""
+    """A session that has run before: it gives the lists of the same users, as many at once as they are asked for."""
 
     def __init__(self, model: Model, feed: dict[str, Any], users: int) -> None:
-        self._answers = []
-        for start in range(0, users, 256):
-            cut = {n: v if n == "available" else v[start : start + 256] for n, v in feed.items()}
+        self.get_providers = model.session.get_providers
+        self._answers, step = [], model.sizes[-1]
+        for start in range(0, users, step):
+            cut = {n: v if n == "available" else v[start : start + step] for n, v in feed.items()}
             self._answers.append(model.session.run([OUTPUT_INDEX, OUTPUT_SCORE], cut))
 
     def run(self, _names: Sequence[str], _feeds: dict[str, Any]) -> Any:
