@@ -295,7 +295,7 @@ def measure(asked: argparse.Namespace) -> None:
         if name == "backlog"
         else (name, one["sent_per_second"], one["rows"] / (SETTLE_S + SECONDS), one["p50"], one["p95"], one["p99"])
         for name, one in found.items()
-        if name.startswith(("backlog", "freshness"))
+        if name.startswith(("backlog", "freshness_at"))
     ]
     show(f"the whole job on {found['gpu']}", ["", "events/s", "rows/s", "p50 ms", "p95", "p99"], rows)
     show("checked", ["", ""], list(found["checked"].items()))
