@@ -14,7 +14,7 @@ from pyflink.java_gateway import get_gateway
 from streaming.batch import shards_in
 from streaming.offsets import Partition
 
-# How Flink names the folder of a checkpoint; others are savepoints, which a person chose.
+# How Flink names the folder of a checkpoint.
 FOLDER = "chk-"
 
 
@@ -63,6 +63,11 @@ def open_checkpoint(path: str, topics: Iterable[str]) -> Checkpoint:
     names = [operator.getOperatorName().orElse("") for operator in _each(metadata.getOperatorStates())]
     shards = next((found for name in names if (found := shards_in(name)) is not None), None)
     return Checkpoint(path, completed_ms, positions, shards)
+
+
+def owned(path: str) -> bool:
+    """Whether it is a checkpoint, which the job made for itself; what a person chose is a savepoint."""
+    return path.rstrip("/").rpartition("/")[2].startswith(FOLDER)
 
 
 def others(path: str) -> list[str]:

@@ -112,8 +112,8 @@ def _configuration(checkpoint: str | None) -> Configuration:
     configuration.set_string("python.execution-mode", "thread")
     configuration.set_string("python.executable", sys.executable)
     configuration.set_string("python.client.executable", sys.executable)
-    if checkpoint is not None:
-        configuration.set_string(resume.RESTORE_PATH, checkpoint)
+    for name, value in resume.recovery(checkpoint).items() if checkpoint is not None else ():
+        configuration.set_string(name, value)
     return configuration
 
 

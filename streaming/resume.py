@@ -15,13 +15,14 @@ from typing import Any
 from pyflink.datastream import StreamExecutionEnvironment
 
 from schemas.errors import ConfigError, ContractError
-from streaming.checkpoint import FOLDER, Checkpoint, Damaged, open_checkpoint, others
+from streaming.checkpoint import Checkpoint, Damaged, open_checkpoint, others, owned
 from streaming.config import Settings
 from streaming.offsets import begin, gaps, require_no_gap, spans
 from streaming.table import connect
 
 # Flink's names of the checkpoint to start from, and of what makes JobManagers find one by themselves.
 RESTORE_PATH, HIGH_AVAILABILITY = "execution.state-recovery.path", "high-availability.type"
+CLAIM_MODE = "execution.state-recovery.claim-mode"
 # Clocks of two machines may differ by so much and nobody needs to know.
 PUT_BACK_S = 1.0
 
@@ -59,11 +60,20 @@ def settle(settings: Settings, cluster: Mapping[str, str]) -> str | None:
     return None
 
 
+def recovery(checkpoint: str) -> dict[str, str]:
+    """Flink's configuration of a start from a checkpoint.
+
+    A checkpoint is the job's from then on: the next ones add to it, and it goes when it is superseded. A savepoint
+    stays its owner's, and the first checkpoint after it holds everything. Only the job can say so: Flink's start script
+    knows --fromSavepoint alone, and with it overrides what the cluster's file says.
+    """
+    return {RESTORE_PATH: checkpoint, CLAIM_MODE: "CLAIM" if owned(checkpoint) else "NO_CLAIM"}
+
+
 def _newest_whole(path: str, topics: list[str]) -> Checkpoint:
     """The checkpoint, or the first whole one before it. Raises ContractError."""
     damage = ""
-    name = path.rstrip("/").rpartition("/")[2]
-    for candidate in [path, *(others(path) if name.startswith(FOLDER) else [])]:
+    for candidate in [path, *(others(path) if owned(path) else [])]:
         try:
             return open_checkpoint(candidate, topics)
         except Damaged as error:

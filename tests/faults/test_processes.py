@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from deploy.local.flink import newest_checkpoint
 from schemas.click import Click
 from schemas.errors import UnreachableError
 from tests.harness import RunningJob
@@ -29,8 +30,11 @@ def test_kill_9_of_everything_and_a_start_go_on_from_the_newest_checkpoint(job: 
         for server in job.stack.servers():
             server.process.kill()
         assert job.stack.running() == []
+        came_from = newest_checkpoint(job.stack.state / "flink" / "checkpoints")
+        assert came_from is not None
         job.stack.start_servers()
         job.resume()
+    job.eventually("the checkpoint it came from goes when it is superseded", lambda: not came_from.exists())
     assert "resume: going on from" in job.stack.server("jobmanager").process.log_file.read_text()
 
 
