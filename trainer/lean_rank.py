@@ -105,6 +105,8 @@ def _mixture(nodes: Nodes, network: Network, score: str, rounded: bool) -> tuple
     """Probabilities [B, C] with what the newest items remember; see Network.mixture.
 
     On a GPU they are so many times as large as they add up to, [B, 1]; a softmax goes through all of them four times.
+    No float32 holds e^89: a network with such scores, far beyond any fit's, answers its warm-up with no numbers there,
+    and is refused.
     """
     length = network.config.history
     count = min(NEWEST, length)
