@@ -53,6 +53,11 @@ class Trainer:
     def visible(self) -> set[str]:
         return {folder.name for folder in self.releases.glob("[!.]*")}
 
+    def collected(self) -> str:
+        """What it notes of how far it has collected."""
+        file = self.data / "offsets.json"
+        return file.read_text() if file.exists() else ""
+
     def announced(self) -> list[str]:
         return [message.version for message in told(self.settings).releases]
 
@@ -139,7 +144,8 @@ def test_a_trainer_killed_at_any_step_goes_on_and_shows_nothing_half_done(job: R
     job.catalogue([Item(item) for item in ITEMS])
     produce("first", 220, now - 60 * HOUR_MS)
     killed("collect, no offset stored", lambda: any(trainer.data.glob("clicks/*/*.parquet")))
-    killed("collect, between two partitions", (trainer.data / "offsets.json").exists)
+    before = trainer.collected()
+    killed("collect, between two partitions", lambda: trainer.collected() != before)
     killed("tune", lambda: trainer.said("▸ tune") and any(trainer.data.glob("tensorboard/*/events*")))
     killed("export", lambda: trainer.said("▸ export") and building("*"))
     killed("judge", lambda: trainer.said("▸ judge"))
