@@ -40,6 +40,7 @@ BEFORE_S, STEADY_S = 3.0, 4.0
 LONGEST_S = 200
 POLL_S = 0.2
 METRICS_S = 1.5
+# After a restart Flink may go on telling the old attempt's figures; by then it has told the new one's.
 LATE_METRICS_S = 10.0
 RELEASES = {version: (frozenset(ids), best) for ids, best, version in (FIRST, SECOND)}
 Release = tuple[Sequence[str], Sequence[str], str]
@@ -177,7 +178,7 @@ class Trial:
         since = len(self._sent) - self._sent_before
         after, deadline = _attempt(self.job), time.monotonic() + LATE_METRICS_S
         while after[:3] != self._before[:3] and after[3] < since and time.monotonic() < deadline:
-            after = _attempt(self.job)  # what Flink tells of a new attempt may still be the old one's figure
+            after = _attempt(self.job)
         if after[:3] != self._before[:3]:
             # A new attempt read everything since its checkpoint; all beyond what came since the fault is read again.
             once = after[0] != self._before[0] or after[1] == self._before[1] + 1

@@ -308,7 +308,7 @@ class _Lean(Nodes):
         # Without this what the user had is masked in a copy of all scores.
         self.shape_is(score, "batch", len(shown))
         had = self.slots("item_index")
-        return put(self, score, had, self.op("Expand", self.single(-np.inf), self._users_slots), self._users_slots)
+        return put(self, score, had, self.op("Expand", self.single(-np.inf), self._users_slots))
 
     def _model(self, top_k: int) -> onnx.ModelProto:
         length, items = self._length, self.network.config.items

@@ -86,13 +86,14 @@ def _scattered_blocks(nodes: Nodes, items: int, values: str, count: str, width: 
     return nodes.op("GatherElements", values, columns, axis=1), columns
 
 
-def put(nodes: Nodes, values: str, columns: str, put_in: str, shape: str, reduction: str = "none") -> str:
-    """Values [B, C] with others put in, or added, at columns int64[B, N]. shape: B and N.
+def put(nodes: Nodes, values: str, columns: str, put_in: str, reduction: str = "none") -> str:
+    """Values [B, C] with others put in, or added, at columns int64[B, N].
 
     On a GPU ScatterND writes where the values lie, ScatterElements into a copy of them; on a CPU both may do so.
     """
     if not nodes.half:
         return nodes.op("ScatterElements", values, columns, put_in, axis=1, reduction=reduction)
+    shape = nodes.op("Shape", columns)
     users = nodes.op("Squeeze", nodes.op("Slice", shape, nodes.ints(0), nodes.ints(1)))
     rows = nodes.op("Range", nodes.constant(np.array(0, np.int64)), users, nodes.constant(np.array(1, np.int64)))
     rows = nodes.op("Expand", nodes.op("Unsqueeze", rows, nodes.ints(1)), shape)
@@ -130,7 +131,7 @@ def _mixture(nodes: Nodes, network: Network, score: str, rounded: bool) -> tuple
         strength = nodes.op("Mul", strength, whole)
     else:
         expected = nodes.op("Softmax", score, axis=1)
-    return put(nodes, expected, where, strength, nodes.op("Shape", where), "add"), whole
+    return put(nodes, expected, where, strength, "add"), whole
 
 
 def _strengths(nodes: Nodes, network: Network, item: str, rounded: bool) -> str:

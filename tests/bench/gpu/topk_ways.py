@@ -16,7 +16,7 @@ from schemas.release import OUTPUT_INDEX, OUTPUT_SCORE
 from tests.bench.gpu.topk_question import Question, Sizes
 from trainer.lean import lay
 from trainer.lean_nodes import Nodes
-from trainer.lean_rank import best
+from trainer.lean_rank import best, put
 from trainer.network import Network
 from trainer.recipe import NetworkConfig
 
@@ -64,7 +64,7 @@ def ranking(asked: Question, sizes: Sizes, width: int, single: bool) -> bytes:
         score = nodes.op("Cast", score, to=TensorProto.FLOAT)
         nodes.shape_is(score, "batch", sizes.items)
     nothing = nodes.op("Expand", nodes.constant(np.array(-np.inf, kind)), nodes.op("Shape", "item_index"))
-    score = nodes.op("ScatterElements", score, "item_index", nothing, axis=1)
+    score = put(nodes, score, "item_index", nothing)
     top, index = best(nodes, sizes.items - 1, score, sizes.top_k, width)
     nodes.output(OUTPUT_SCORE, top if single else nodes.op("Cast", top, to=TensorProto.FLOAT))
     nodes.output(OUTPUT_INDEX, index)

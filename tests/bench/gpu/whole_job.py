@@ -42,7 +42,6 @@ from schemas.compiled import prepare as compile_loops
 from schemas.features import model_inputs
 from schemas.settings import CommonSettings
 from schemas.user_state import apply_events, empty_states
-from streaming.config import StreamingSection
 from streaming.look import FAR_AHEAD_MS
 from streaming.model import CUDA, load
 from streaming.sturdy import CPU
@@ -258,7 +257,6 @@ def measure(asked: argparse.Namespace) -> None:
         "gpu": gpu(),
         "items": asked.items,
         "taskmanagers": asked.taskmanagers,
-        "freshness_ms": asked.freshness_ms,
         "roomier": ROOMIER,
     }
     write = partial(run.write, found, asked.out)
@@ -274,7 +272,6 @@ def measure(asked: argparse.Namespace) -> None:
         create_topics(CommonSettings(namespace="bench", kafka=stack.settings.kafka), PARTITIONS)  # Job would take fewer
         job = Job(stack, "bench", release, asked.taskmanagers)
         job.env["FRESHREC_STREAMING__PROVIDERS"] = json.dumps([asked.provider, CPU])
-        job.env["FRESHREC_STREAMING__FRESHNESS_MS"] = str(asked.freshness_ms)
         with session(job):
             bench = Bench(run, job)
             bench.require_provider(asked.provider, asked.taskmanagers)
@@ -295,7 +292,7 @@ def measure(asked: argparse.Namespace) -> None:
         if name == "backlog"
         else (name, one["sent_per_second"], one["rows"] / (SETTLE_S + SECONDS), one["p50"], one["p95"], one["p99"])
         for name, one in found.items()
-        if name.startswith(("backlog", "freshness_at"))
+        if name.startswith(("backlog", "freshness"))
     ]
     show(f"the whole job on {found['gpu']}", ["", "events/s", "rows/s", "p50 ms", "p95", "p99"], rows)
     show("checked", ["", ""], list(found["checked"].items()))
@@ -310,7 +307,6 @@ def main() -> None:
     parser.add_argument("--way", default="fp16", help="how prepare shrinks the model (see trainer/ways.py)")
     parser.add_argument("--taskmanagers", type=int, default=8)
     parser.add_argument("--provider", default=CUDA, help="what every TaskManager must say that it serves on")
-    parser.add_argument("--freshness-ms", type=int, default=StreamingSection().freshness_ms, help="the job's own dial")
     parser.add_argument("--events", type=int, default=4_000_000, help="of a round")
     parser.add_argument("--rates", default="50000,10000", help="events a second, one after the other")
     parser.add_argument("--out", type=Path, default=RESULTS)
