@@ -31,14 +31,16 @@ from tests.bench.systems import MIB, Job, System, TunedConsumer, Tutorial, sessi
 from tests.bench.world import USERS, Shop, item_id, user_id
 
 RATES, RATES_QUICK = (100, 1_000, 5_000), (100, 1_000)
-SECONDS, SECONDS_QUICK = 20.0, 10.0
+# Two checkpoints long (checkpoint_s): events wait for each.
+SECONDS, SECONDS_QUICK = 60.0, 15.0
 SESSIONS, SESSIONS_QUICK = 2, 1
 # What the tutorial's job can hold; at more its queue grows for as long as one looks.
 TUTORIAL_RATES = (50,)
 # Not counted at the beginning of each rate: connections, buffers and batch sizes find their level.
 SETTLE_S = 5.0
 WARM_UP_EVENTS = 30_000
-WARM_UP_S, WARM_UP_RATE = 40.0, 1_000.0
+# A minute and a half until the JVM's compilers are done.
+WARM_UP_S, WARM_UP_S_QUICK, WARM_UP_RATE = 90.0, 40.0, 1_000.0
 # After the last event: a system that holds the rate needs milliseconds.
 DRAIN_S = 20.0
 PROBES_PER_S = 4.0
@@ -87,7 +89,7 @@ def play(run: Run, system: System, rates: tuple[int, ...], seconds: float, found
             backlog = Shop(21).events(WARM_UP_EVENTS)
             fill(system.producer, system.clicks, backlog)
             system.reader.wait_all(backlog.newest(), 60)
-            warm_up(system)
+            warm_up(system, WARM_UP_S_QUICK if run.quick else WARM_UP_S)
         for rate in rates:
             one_rate(system, rate, seconds, found.setdefault(rate, Ages()))
             now, seen = percentiles(found[rate].acknowledged[-1]), percentiles(np.array(found[rate].seen))
@@ -97,9 +99,9 @@ def play(run: Run, system: System, rates: tuple[int, ...], seconds: float, found
             )
 
 
-def warm_up(system: System) -> None:
+def warm_up(system: System, seconds: float) -> None:
     """Steady events that do not count."""
-    feeder = Feeder(system.clicks, system.env, WARM_UP_RATE, WARM_UP_S, seed=1)
+    feeder = Feeder(system.clicks, system.env, WARM_UP_RATE, seconds, seed=1)
     try:
         feeder.begin()
         feeder.finish()
