@@ -43,8 +43,8 @@ WARM_UP_S, WARM_UP_S_QUICK, WARM_UP_RATE = 90.0, 40.0, 1_000.0
 # After the last event: a system that holds the rate needs milliseconds.
 DRAIN_S = 20.0
 PROBES_PER_S = 4.0
-# How often each probe's row is read. Every millisecond would take a fifth of a core for as long as rows are late, and make
-# them later.
+# How often each probe's row is read. Every millisecond would take a fifth of a core for as long as rows are late, and
+# make them later.
 PROBE_POLL_S = 0.005
 
 
