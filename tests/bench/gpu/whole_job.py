@@ -62,7 +62,8 @@ PARTITIONS = 8
 FILLING, EVEN = min(16, len(os.sched_getaffinity(0))), 2
 # Rounds that count, and how many of a round's events warm up before: a round is some checkpoints long.
 ROUNDS, WARM_UP = 3, 0.75
-SETTLE_S, SECONDS = 6.0, 25.0
+# At a steady rate: two checkpoints long (checkpoint_s).
+SETTLE_S, SECONDS = 6.0, 60.0
 CHECKED_USERS, CHECKED_EVENTS, FIRST_CHECKED = 40, 8, 5_000_000
 # Of an acknowledged event in the job's log of them.
 ACK_BYTES = 16
