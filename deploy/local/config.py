@@ -31,7 +31,7 @@ class LocalSettings(BaseSettings):
     # As many readers as the job may ever want; the number of a topic's partitions can only grow.
     click_partitions: int = Field(8, ge=1)
     # What a crash makes the job read again, at most, in seconds of events. A checkpoint holds up the flow for some
-    # tenths of a second: every 10 s, that is the slowest hundredth of all rows; every 30 s it is not.
+    # tenths of a second: every 10 s, that is some hundredths of all rows; every 30 s about one.
     checkpoint_s: int = Field(30, ge=1)
     # Whether Cassandra answers only when the disk has what was written: a killed node then loses nothing that it
     # acknowledged, and writing takes three times as long. With replicas nobody needs it.

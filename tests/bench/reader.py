@@ -13,8 +13,7 @@ from schemas.settings import CommonSettings
 from tests.bench.peers.driver import connect
 
 # How often a row that is waited for is read; a read itself takes about a millisecond.
-POLL_S = 0.001
-BACKLOG_POLL_S = 0.01
+POLL_S = 0.01
 LAST_USERS = 300
 _EPOCH = datetime(1970, 1, 1)
 
@@ -39,13 +38,13 @@ class Reader:
         row = self._session.execute(self._one, (user,)).one()
         return "" if row is None else str(row.source)
 
-    def wait(self, user: str, event_time: int, patience_s: float, poll_s: float = POLL_S) -> float:
+    def wait(self, user: str, event_time: int, patience_s: float) -> float:
         """Return the moment, s since 1970, at which a read showed the user's row current. Raises TimeoutError."""
         deadline = time.monotonic() + patience_s
         while self.event_time(user) < event_time:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the row of {user} is not current after {patience_s:.0f} s")
-            time.sleep(poll_s)
+            time.sleep(POLL_S)
         return time.time()
 
     def wait_last(self, newest: Mapping[str, int], patience_s: float) -> float:
@@ -56,7 +55,7 @@ class Reader:
         """
         deadline, moment = time.monotonic() + patience_s, 0.0
         for user in list(newest)[-LAST_USERS:]:
-            moment = self.wait(user, newest[user], max(1.0, deadline - time.monotonic()), BACKLOG_POLL_S)
+            moment = self.wait(user, newest[user], max(1.0, deadline - time.monotonic()))
         return moment
 
     def wait_all(self, newest: Mapping[str, int], patience_s: float) -> float:
