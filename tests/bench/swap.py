@@ -8,6 +8,8 @@ second after an announcement, beside seconds of the same feed without one.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from tests.bench.lab import Lab
 from tests.bench.report import Run, show
 from tests.bench.systems import MIB, Job, session
 from tests.resident import Resident, resident
+from trainer.publish import Release
 
 SWAPS, SWAPS_QUICK = 500, 20
 # A release is loaded, checked and warmed within this where a core is to be had, so that every announcement becomes a
@@ -42,55 +45,78 @@ MOST_GROWTH, MOST_PAUSE_MS = 0.05, 250.0
 COUNTED = ("score_swaps", "score_refused", "score_rolled_back")
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How often a model is announced, how long the feed goes on without one first, and events a second."""
+
+    swaps: int
+    every_s: float = EVERY_S
+    control_s: float = CONTROL_S
+    rate: int = RATE
+
+
+@dataclass
+class Found:
+    """gaps: the longest in each second, ms, without and with a swap. memory: of the TaskManager, every LOOK_EVERY.
+
+    counts: by name, see COUNTED. failures: how often the job had to begin anew.
+    """
+
+    gaps: dict[str, list[float]]
+    memory: list[Resident]
+    counts: dict[str, int]
+    failures: int
+
+
 def measure(quick: bool) -> None:
     """Run, print and write down everything."""
     run = Run("swap", quick)
-    swaps, control_s = (SWAPS_QUICK, CONTROL_QUICK_S) if quick else (SWAPS, CONTROL_S)
+    plan = Plan(SWAPS_QUICK, control_s=CONTROL_QUICK_S) if quick else Plan(SWAPS)
     with Lab(run) as lab:
         releases = [lab.release, *(lab.new_release() for _ in range(ROTATION - 1))]
         job = Job(lab.stack, lab.namespace(), lab.release)
         with session(job):
-            # Somewhat longer than all of it takes: it ends when the swaps do.
-            seconds = 1.2 * (2 * SETTLE_S + control_s + swaps * EVERY_S)
-            feeder = Feeder(job.clicks, job.env, RATE, seconds, seed=41)
-            try:
-                feeder.begin()
-                time.sleep(2 * SETTLE_S)
-                calm = _seconds(time.time() * 1000, control_s)
-                time.sleep(control_s)
-                windows, memory = [], []
-                for number in range(swaps):
-                    announced = time.time()
-                    job.publish(releases[(number + 1) % ROTATION])
-                    windows += _seconds(announced * 1000, EVERY_S)
-                    time.sleep(max(0.0, announced + EVERY_S - time.time()))
-                    if number % LOOK_EVERY == LOOK_EVERY - 1:
-                        memory.append(_memory(job))
-                        run.say(f"{number + 1} swaps, {memory[-1].native / MIB:,.0f} MiB beside the Java heap")
-                if not feeder.running():
-                    raise RuntimeError("the feed ended before the swaps did: pauses at the end are its own")
-            finally:
-                feeder.close()
-            counts = _counts(job)
-            failures = _failures(job)
-            _, acknowledged = read_acks(job.acks)
+            found = swapping(run, job, releases, plan)
+    run.write(report(found, plan))
+
+
+def swapping(run: Run, job: Job, releases: list[Release], plan: Plan, look: Callable[[], None] = lambda: None) -> Found:
+    """Announce releases in turn under a steady feed. look: called whenever memory is looked at."""
+    # Somewhat longer than all of it takes: it ends when the swaps do.
+    seconds = 1.2 * (2 * SETTLE_S + plan.control_s + plan.swaps * plan.every_s)
+    feeder = Feeder(job.clicks, job.env, plan.rate, seconds, seed=41)
+    try:
+        feeder.begin()
+        time.sleep(2 * SETTLE_S)
+        calm = _seconds(time.time() * 1000, plan.control_s)
+        time.sleep(plan.control_s)
+        windows, memory = [], []
+        for number in range(plan.swaps):
+            announced = time.time()
+            job.publish(releases[(number + 1) % len(releases)])
+            windows += _seconds(announced * 1000, plan.every_s)
+            time.sleep(max(0.0, announced + plan.every_s - time.time()))
+            if number % LOOK_EVERY == LOOK_EVERY - 1:
+                memory.append(_memory(job))
+                look()
+                run.say(f"{number + 1} swaps, {memory[-1].native / MIB:,.0f} MiB beside the Java heap")
+        if not feeder.running():
+            raise RuntimeError("the feed ended before the swaps did: pauses at the end are its own")
+    finally:
+        feeder.close()
+    counts, failures = _counts(job), _failures(job)
+    _, acknowledged = read_acks(job.acks)
     moments = np.unique(acknowledged)
     gaps = {"without a swap": longest_gaps(moments, calm), "with a swap": longest_gaps(moments, windows)}
-    report(run, gaps, memory, swaps, counts, failures)
+    return Found(gaps, memory, counts, failures)
 
 
-def report(
-    run: Run,
-    gaps: dict[str, list[float]],
-    memory: list[Resident],
-    announced: int,
-    counts: dict[str, int],
-    failures: int,
-) -> None:
-    """Tables and JSON. counts: by name, see COUNTED. failures: how often the job had to begin anew."""
+def report(found: Found, plan: Plan) -> dict[str, Any]:
+    """Tables, and what goes into JSON."""
+    memory, counts, announced = found.memory, found.counts, plan.swaps
     # The first release of all is no swap of this benchmark.
     done = counts["score_swaps"] - 1
-    pauses = {name: percentiles(np.array(values)) for name, values in gaps.items()}
+    pauses = {name: percentiles(np.array(values)) for name, values in found.gaps.items()}
     show(
         "longest pause in output in each second, ms",
         ["", "p50", "p99", "max", "seconds"],
@@ -115,18 +141,23 @@ def report(
     held = {
         f"every release announced was served ({announced})": (done, done == announced),
         "none was refused or rolled back": (lost := counts["score_refused"] + counts["score_rolled_back"], lost == 0),
-        "no micro-batch failed": (failures, failures == 0),
+        "no micro-batch failed": (found.failures, found.failures == 0),
         f"output never paused longer than {MOST_PAUSE_MS:.0f} ms": (f"{worst:.0f} ms", worst <= MOST_PAUSE_MS),
         f"memory grew by no more than {MOST_GROWTH:.0%}": (f"{growth:+.1%}", growth <= MOST_GROWTH),
     }
     show(
         "what is promised",
         ["", "found", "held"],
-        [(promise, found, "yes" if kept else "no") for promise, (found, kept) in held.items()],
+        [(promise, was, "yes" if kept else "no") for promise, (was, kept) in held.items()],
     )
-    figures: dict[str, Any] = {
+    return {
         "held": {promise: kept for promise, (_, kept) in held.items()},
-        "settings": {"events_per_second": RATE, "announced": announced, "seconds_between": EVERY_S, "settled": settled},
+        "settings": {
+            "events_per_second": plan.rate,
+            "announced": announced,
+            "seconds_between": plan.every_s,
+            "settled": settled,
+        },
         "swaps_served": done,
         "longest_pause_ms_in_each_second": {name: p.as_json() for name, p in pauses.items()},
         "memory_mib_settled": first,
@@ -135,7 +166,6 @@ def report(
         "memory_mib_every_tenth_swap": [size.native / MIB for size in memory],
         "memory_mib_with_the_java_heap_every_tenth_swap": [size.whole / MIB for size in memory],
     }
-    run.write(figures)
 
 
 def _seconds(start_ms: float, seconds: float) -> list[tuple[float, float]]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +19,10 @@ import numpy as np
 import psutil
 
 from deploy.local import cassandra, flink, kafka
+from deploy.local.config import load_local_settings
+from deploy.local.stack import Stack
+from schemas.compiled import prepare as compile_loops
+from tests.bench.report import Run
 from tests.bench.systems import Job
 
 # Metrics are at most this old when they are asked for twice.
@@ -105,6 +112,33 @@ def enlarge(folder: Path) -> None:
         (folder / file).write_text(text)
 
 
+@contextmanager
+def large_stack(run: Run, taskmanagers: int, state: Path | None) -> Iterator[Stack]:
+    """Servers with more room. state: where their files and logs stay; without it they are gone in the end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by the door that takes the servers along
+    folder = state or Path(tempfile.mkdtemp(prefix="freshrec-bench-"))
+    compile_loops()
+    enlarge(folder / "configs")
+    stack = Stack.create(load_local_settings(state=folder / "state", taskmanagers=taskmanagers), free_ports=True)
+    try:
+        stack.start_servers(run.say)
+        yield stack
+    finally:
+        stack.stop()
+        if state is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def gpu() -> str:
-    ask = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    return subprocess.run(ask, capture_output=True, text=True).stdout.strip() if shutil.which(ask[0]) else "none"
+    """Name and driver."""
+    return _ask_gpu("name,driver_version") or "none"
+
+
+def gpu_mib() -> int:
+    """Memory in use, by whomever."""
+    return int(_ask_gpu("memory.used") or 0)
+
+
+def _ask_gpu(what: str) -> str:
+    ask = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    return subprocess.run(ask, capture_output=True, text=True).stdout.strip() if shutil.which(ask[0]) else ""

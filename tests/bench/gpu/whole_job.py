@@ -17,10 +17,6 @@ import argparse
 import json
 import os
 import re
-import shutil
-import signal
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -33,12 +29,9 @@ from unittest.mock import patch
 import numpy as np
 
 from deploy.local import cassandra
-from deploy.local.config import load_local_settings
 from deploy.local.metrics import job_metrics
-from deploy.local.stack import Stack
 from deploy.local.topics import create_topics
 from schemas.click import decode_clicks
-from schemas.compiled import prepare as compile_loops
 from schemas.features import model_inputs
 from schemas.settings import CommonSettings
 from schemas.user_state import apply_events, empty_states
@@ -50,7 +43,7 @@ from tests.bench.acks import read_acks
 from tests.bench.backlog import fill
 from tests.bench.feed import Sender
 from tests.bench.figures import percentiles, spread
-from tests.bench.gpu.host import METRICS_S, ROOMIER, busy, cost, enlarge, gpu
+from tests.bench.gpu.host import METRICS_S, ROOMIER, busy, cost, gpu, large_stack
 from tests.bench.gpu.source import USERS
 from tests.bench.report import RESULTS, Run, show
 from tests.bench.systems import Job, session
@@ -76,18 +69,18 @@ COUNTS = (
 )
 
 
-def version_of(items: int) -> str:
-    return f"20260101-{items // 1000:06d}"
+def version_of(items: int, seed: int = 1) -> str:
+    return f"202601{seed:02d}-{items // 1000:06d}"
 
 
-def prepare(folder: Path, items: int, way: str) -> None:
+def prepare(folder: Path, items: int, way: str, seed: int = 1) -> None:
     """A release of so many items, shrunk in that way."""
 
     def in_that_way(full: Full, narrow: Narrow, _: list[str], wide: Path, into: Path, threads: int) -> None:
         write_shrunk(full, narrow, [way], wide, into, threads)
 
     with patch("tests.bench.world.write_shrunk", in_that_way):
-        print(world.make_release(folder, version_of(items), items=items).folder, flush=True)
+        print(world.make_release(folder, version_of(items, seed), items=items, seed=seed).folder, flush=True)
 
 
 class Bench:
@@ -261,15 +254,8 @@ def measure(asked: argparse.Namespace) -> None:
         "roomier": ROOMIER,
     }
     write = partial(run.write, found, asked.out)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by the door that takes the servers along
-    folder = asked.state or Path(tempfile.mkdtemp(prefix="freshrec-bench-"))
     release = verify(asked.folder / version_of(asked.items))
-    compile_loops()
-    enlarge(folder / "configs")
-    local = load_local_settings(state=folder / "state", taskmanagers=asked.taskmanagers)
-    stack = Stack.create(local, free_ports=True)
-    try:
-        stack.start_servers(run.say)
+    with large_stack(run, asked.taskmanagers, asked.state) as stack:
         create_topics(CommonSettings(namespace="bench", kafka=stack.settings.kafka), PARTITIONS)  # Job would take fewer
         job = Job(stack, "bench", release, asked.taskmanagers)
         job.env["FRESHREC_STREAMING__PROVIDERS"] = json.dumps([asked.provider, CPU])
@@ -284,10 +270,6 @@ def measure(asked: argparse.Namespace) -> None:
                 write()
             found["checked"] = bench.checked()
             write()
-    finally:
-        stack.stop()
-        if asked.state is None:
-            shutil.rmtree(folder, ignore_errors=True)
     rows: list[tuple[object, ...]] = [
         (f"{name}, {asked.items:,} items", one["events_per_second"], one["rows_per_second"], "", "", "")
         if name == "backlog"
@@ -305,6 +287,7 @@ def main() -> None:
     parser.add_argument("command", choices=("prepare", "run"))
     parser.add_argument("folder", type=Path, help="of the releases")
     parser.add_argument("--items", type=int, default=100_000, help="size of the catalogue")
+    parser.add_argument("--seed", type=int, default=1, help="of what prepare makes")
     parser.add_argument("--way", default="fp16", help="how prepare shrinks the model (see trainer/ways.py)")
     parser.add_argument("--taskmanagers", type=int, default=8)
     parser.add_argument("--provider", default=CUDA, help="what every TaskManager must say that it serves on")
@@ -314,7 +297,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="of the servers, with their logs; without it, gone in the end")
     asked = parser.parse_args()
     if asked.command == "prepare":
-        prepare(asked.folder, asked.items, asked.way)
+        prepare(asked.folder, asked.items, asked.way, asked.seed)
     else:
         measure(asked)
 
