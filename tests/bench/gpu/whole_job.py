@@ -62,6 +62,8 @@ CHECKED_USERS, CHECKED_EVENTS, FIRST_CHECKED = 40, 8, 5_000_000
 ACK_BYTES = 16
 # What takes longer is given up; after so long no further round begins.
 PATIENCE_S, LONGEST_S = 90.0, 150.0
+# Flink tells what its metrics are late now and then, though rows show that the events were read.
+METRICS_LATE_S = 20.0
 STAGES = ("features_decode_us", "features_state_us", "features_update_us", "score_us", "write_us")
 COUNTS = (
     *("features_records", "features_duplicates", "features_late", "features_dead_letters", "features_batches"),
@@ -236,6 +238,9 @@ class Bench:
         sample = np.random.default_rng(1).choice(np.flatnonzero(self.newest), 300).tolist()
         job.reader.wait_last({world.user_id(user): int(self.newest[user]) for user in sample}, PATIENCE_S)
         now, produced = self.counts(), self.produced + len(events)
+        deadline = time.monotonic() + METRICS_LATE_S
+        while now["features_records"] < produced and time.monotonic() < deadline:
+            now = self.counts()
         kept = now["features_records"] >= produced and now["features_dead_letters"] == 0 and right == CHECKED_USERS
         return {
             "held": kept, "produced": produced, "read": now["features_records"], "rows_of_the_model": right,
