@@ -49,8 +49,11 @@ def plot_backlog(found: dict[str, Any], file: Path) -> None:
         ends = [[r["median"] - r["low"] for r in rates], [r["high"] - r["median"] for r in rates]]
         panel.barh(names, middle, xerr=ends, color=[COLOURS.get(name, "#56b4e9") for name in names], capsize=3)
         panel.set_xlabel(f"{what} a second")
-        for place, value in enumerate(middle):
-            panel.annotate(f" {value:,.0f}".replace(",", " "), (0, place), va="center", color="black", fontsize=8)
+        # Beyond the whisker, where nothing is in the way.
+        panel.margins(x=0.16)
+        for place, rate in enumerate(rates):
+            label = f"  {rate['median']:,.0f}".replace(",", " ")
+            panel.annotate(label, (rate["high"], place), va="center", color="black", fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=120)
     plt.close(figure)

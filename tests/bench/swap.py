@@ -16,12 +16,14 @@ import numpy as np
 
 from deploy.local.metrics import job_metrics
 from tests.bench.acks import read_acks
+from tests.bench.backlog import fill
 from tests.bench.feed import Feeder
 from tests.bench.figures import longest_gaps, percentiles, spread
 from tests.bench.freshness import SETTLE_S
 from tests.bench.lab import Lab
 from tests.bench.report import Run, show
 from tests.bench.systems import MIB, Job, session
+from tests.bench.world import USERS, Shop
 from tests.resident import Resident, resident
 from trainer.publish import Release
 
@@ -34,9 +36,10 @@ LOOK_EVERY = 10
 RATE = 300
 CONTROL_S, CONTROL_QUICK_S = 30.0, 10.0
 ROTATION = 3
-# Until then the first models warm up, the JVM compiles, and the users who come are remembered: memory grows without any
-# swap.
+# Until then the first models warm up and the JVM compiles: memory grows without any swap.
 SETTLED = 100
+# All users become known at a few thousand a second.
+PATIENCE_S = 120.0
 # After the load has ended, metrics are at most this old.
 METRICS_S = 2.5
 # What is promised: memory beside the Java heap (see tests/resident.py) grows by no more, and output never pauses for
@@ -82,6 +85,10 @@ def measure(quick: bool) -> None:
 
 def swapping(run: Run, job: Job, releases: list[Release], plan: Plan, look: Callable[[], None] = lambda: None) -> Found:
     """Announce releases in turn under a steady feed. look: called whenever memory is looked at."""
+    # Who is met for the first time stays in memory, whatever is swapped: so everybody is, before anything is looked at.
+    everybody = Shop(42).one_each(0, USERS)
+    fill(job.producer, job.clicks, everybody)
+    job.reader.wait_last(everybody.newest(), PATIENCE_S)
     # Somewhat longer than all of it takes: it ends when the swaps do.
     seconds = 1.2 * (2 * SETTLE_S + plan.control_s + plan.swaps * plan.every_s)
     feeder = Feeder(job.clicks, job.env, plan.rate, seconds, seed=41)
