@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ from tests.bench.systems import Job
 
 # Metrics are at most this old when they are asked for twice.
 METRICS_S = 2.5
+# What a scorer says when a release enters service.
+SERVES = re.compile(r"score: serving release \S+ on (\w+)")
 BUSY = ("busyTimeMsPerSecond", "backPressuredTimeMsPerSecond")
 # What a laptop's stack has too little of here, by file; and a TaskManager that stands still for a round is not dead.
 ROOMIER = {
@@ -127,6 +130,12 @@ def large_stack(run: Run, taskmanagers: int, state: Path | None) -> Iterator[Sta
         stack.stop()
         if state is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def serving_on(stack: Stack) -> Counter[str]:
+    """Providers by how often a TaskManager's log says that a release is served on them."""
+    logs = (stack.state / "flink" / "log").glob("*taskexecutor*.log")
+    return Counter(name for log in logs for name in SERVES.findall(log.read_text(errors="replace")))
 
 
 def gpu() -> str:

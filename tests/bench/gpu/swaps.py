@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 
 from streaming.model import CUDA
 from streaming.sturdy import CPU
 from tests.bench.figures import spread
-from tests.bench.gpu.host import gpu, gpu_mib, large_stack
+from tests.bench.gpu.host import gpu, gpu_mib, large_stack, serving_on
 from tests.bench.gpu.whole_job import version_of
 from tests.bench.report import RESULTS, Run, show
 from tests.bench.swap import LOOK_EVERY, ROTATION, Plan, report, swapping
 from tests.bench.systems import Job, session
 from tests.bench.world import ITEMS
 from trainer.publish import verify
-
-SERVES = re.compile(r"score: serving release \S+ on (\w+)")
 
 
 def measure(asked: argparse.Namespace) -> None:
@@ -38,9 +35,8 @@ def measure(asked: argparse.Namespace) -> None:
         job.env["FRESHREC_STREAMING__PROVIDERS"] = json.dumps([CUDA, CPU])
         with session(job):
             found = swapping(run, job, releases, plan, lambda: held.append(gpu_mib()))
-        logs = (stack.state / "flink" / "log").glob("*taskexecutor*.log")
-        on = {name for log in logs for name in SERVES.findall(log.read_text(errors="replace"))}
-    if on != {CUDA}:
+        on = serving_on(stack)
+    if set(on) != {CUDA}:
         raise RuntimeError(
             f"models served on {', '.join(on) or 'nothing'}; see that the GPU is free and its libraries load"
         )

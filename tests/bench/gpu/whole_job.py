@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ from tests.bench.acks import read_acks
 from tests.bench.backlog import fill
 from tests.bench.feed import Sender
 from tests.bench.figures import percentiles, spread
-from tests.bench.gpu.host import METRICS_S, ROOMIER, busy, cost, gpu, large_stack
+from tests.bench.gpu.host import METRICS_S, ROOMIER, busy, cost, gpu, large_stack, serving_on
 from tests.bench.gpu.source import USERS
 from tests.bench.report import RESULTS, Run, show
 from tests.bench.systems import Job, session
@@ -134,7 +133,6 @@ class Bench:
 
     def require_provider(self, provider: str, taskmanagers: int) -> None:
         """Send events until every TaskManager serves. Raises RuntimeError where one serves on something else."""
-        says = re.compile(rf"score: serving release {self.job.release.manifest.version} on (\w+)")
         deadline, found = time.monotonic() + PATIENCE_S, Counter[str]()
         shop = world.Shop(0, USERS, self.items)
         while found.total() < taskmanagers and time.monotonic() < deadline:
@@ -143,8 +141,7 @@ class Bench:
             self.produced += len(events)
             np.maximum.at(self.newest, events.user, events.event_time)
             time.sleep(1.0)
-            logs = (self.job.stack.state / "flink" / "log").glob("*taskexecutor*.log")
-            found = Counter(name for log in logs for name in says.findall(log.read_text(errors="replace")))
+            found = serving_on(self.job.stack)
         self.run.say(f"{taskmanagers} TaskManagers, serving on {dict(found)}")
         if found != {provider: taskmanagers}:
             raise RuntimeError(f"TaskManagers serve on {dict(found)}, asked was {provider} in all {taskmanagers}")

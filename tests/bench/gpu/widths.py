@@ -19,6 +19,7 @@ from tests.bench.report import RESULTS, Run, show
 
 # Of what the whole job says, what is kept for each width.
 KEPT = ("taskmanagers", "provider_of_every_taskmanager", "backlog", "checked")
+COLUMNS = ("TaskManagers", "events/s", "rows/s", "beside the first", "its cores", "Cassandra's", "GPU %", "held")
 
 
 def measure(asked: argparse.Namespace) -> None:
@@ -36,16 +37,7 @@ def measure(asked: argparse.Namespace) -> None:
     one, *_ = found.values()
     show(
         f"backlog by TaskManagers, {asked.items:,} items, {whole['gpu']}",
-        [
-            "TaskManagers",
-            "events/s",
-            "rows/s",
-            "beside the first",
-            "cores of TaskManagers",
-            "of Cassandra",
-            "GPU %",
-            "held",
-        ],
+        COLUMNS,
         [
             (
                 width,
