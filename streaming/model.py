@@ -36,6 +36,9 @@ LARGEST = 128
 # items are few: sizes beyond LARGEST are for where users × items are no more than LARGEST users of a million items.
 GPU_SIZES: tuple[int, ...] = (1, 8, 32, LARGEST, 256, 512)
 LARGEST_CALL = LARGEST * 2**20
+# A run takes LARGEST × items × 4 B for its scores: with more items than these (51 MB) and on a GPU, whose memory a run
+# beside another would take twice and gain nothing by, one goes at a time.
+MOST_SIDE_BY_SIDE = 100_000
 # Scores of two providers and precisions of one model differ in the last digits.
 WARMUP_TOLERANCE = 1e-2
 CUDA = "CUDAExecutionProvider"
@@ -111,7 +114,10 @@ def load(
     item_ids = _item_ids(files[ITEMS], manifest)
     session = _session(files[MODEL], manifest.version, providers, threads)
     session = Sturdy(
-        session, lambda: _session(fetch(release)[1][MODEL], manifest.version, [CPU], threads), manifest.top_k
+        session,
+        lambda: _session(fetch(release)[1][MODEL], manifest.version, [CPU], threads),
+        manifest.top_k,
+        in_turn=session.get_providers()[0] == CUDA or len(item_ids) > MOST_SIDE_BY_SIDE,
     )
     parts = np.empty(len(item_ids) + 1, np.object_)
     parts[0] = b""

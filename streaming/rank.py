@@ -1,5 +1,7 @@
 """From states to lists: the model's where it can help, the trending list elsewhere, in Cassandra's wire form."""
 
+from collections.abc import Set
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +18,7 @@ from streaming.wire import Lists, wire_floats, wire_list, wire_value
 class Fallback:
     """The trending list, ready to be cut to each user."""
 
-    def __init__(self, trending: Trending, unavailable: set[str]) -> None:
+    def __init__(self, trending: Trending, unavailable: Set[str]) -> None:
         keep = [i for i, item in enumerate(trending.item_ids) if item not in unavailable]
         ids = [trending.item_ids[i] for i in keep]
         self.hashes = hash_ids(ids)

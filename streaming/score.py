@@ -6,11 +6,10 @@ service at once, here, and as a message on `roll-backs` comes back to every scor
 """
 
 import logging
-import queue
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,20 +20,17 @@ from pyflink.datastream.state import MapStateDescriptor
 
 from schemas.compiled import prepare
 from schemas.dead_letter import bury
-from schemas.hashes import hash_ids
 from schemas.roll_back import RollBack, encode_roll_back
-from schemas.user_state import States, load_states
+from streaming.blocks import Block, Blocks
 from streaming.config import DAY_S, Settings, job_version
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS, ROW_TYPE, row_of
 from streaming.features import Updated
-from streaming.guard import FIGURES, SAMPLE, Guard
+from streaming.guard import FIGURES, Guard
 from streaming.metrics import Metrics
-from streaming.model import LARGEST, Model, one_line, scorer_threads
-from streaming.rank import Fallback, merged, rank, takes
-from streaming.serving import EVERYBODY, ModelSlot, Serving, Trial
+from streaming.model import Model, scorer_threads
+from streaming.serving import ModelSlot, Trial
 from streaming.trending import Trending
-from streaming.wire import Lists, insert_values
 
 log = logging.getLogger("score")
 
@@ -49,7 +45,7 @@ _REMEMBERED = 5
 _BLOCKED_MOST = 1000
 # Python's threads here hand over to each other many times a micro-batch; the usual 5 ms would be waited for each time.
 SWITCH_S = 0.0005
-_NONE, _NOTHING = np.zeros(0, np.int64), np.ones(1, np.bool_)
+_NONE = np.zeros(0, np.int64)
 # A restarted job waits so long for its model before it goes on with trending lists.
 _RESTORE_S = 60.0
 
@@ -63,15 +59,6 @@ class Rows(NamedTuple):
     inserts: list[bytes]
     erased: list[tuple[str, int]]
     produced: NDArray[np.int64]
-
-
-class _Block(NamedTuple):
-    """Rows of some users, how many of them are the good model's and the trial's, and the time it took, µs."""
-
-    inserts: list[bytes]
-    by_model: int
-    by_trial: int
-    us: int
 
 
 class Score(BroadcastProcessFunction):  # type: ignore[misc]
@@ -93,19 +80,12 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
             lambda: Guard(section.least_overlap),
             self._python,
         )
-        # ONNX Runtime may not be called in the task's thread: see model.py.
-        self._scorer = ThreadPoolExecutor(1, "scorer")
-        self._ttl = section.row_ttl_days * DAY_S
         self._restored = False
         self._noted: tuple[Model | None, Trial | None] = (None, None)
-        self._rolled_back: queue.SimpleQueue[RollBack] = queue.SimpleQueue()
         self._announced: dict[str, Announced] = {}
         self._unavailable: set[str] = set()
-        self._trending = Trending([], [], 0)
-        self._fallback = Fallback(self._trending, set())
-        # What may be shown, by the model's digest.
-        self._available: dict[str, NDArray[np.bool_]] = {}
         self._version = job_version()
+        self._blocks = Blocks(self._slot, section.row_ttl_days * DAY_S, self._version)
         self._metrics = Metrics(runtime_context, "score").declare(
             ["users", "by_model", "by_trial", "by_trending", "swaps", "refused", "rolled_back", "compared", "us"],
             [
@@ -118,7 +98,7 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
     def close(self) -> None:
         """Called by Flink when the task ends."""
         self._slot.close()
-        self._scorer.shutdown(wait=False)
+        self._blocks.close()
 
     def process_broadcast_element(self, value: Any, ctx: BroadcastProcessFunction.Context) -> Iterable[Any]:
         """A release, changed availability, or a new trending list."""
@@ -140,30 +120,20 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 elif not available and item not in self._unavailable:
                     self._unavailable.add(item)
                     shared.put(_ITEM + item, True)
-            self._scorer.submit(self._refresh, self._slot.serving).result()
+            self._blocks.hide(self._unavailable)
         elif isinstance(value, Trending):
             shared.put(_TRENDING, value)
-            self._trending = value
-            self._fallback = Fallback(value, self._unavailable)
+            self._blocks.show(value)
         yield from self._news()
 
     def process_element(self, value: Updated, ctx: BroadcastProcessFunction.ReadOnlyContext) -> Iterable[Any]:
         """States of a micro-batch in, its rows out."""
         self._restore(ctx.get_broadcast_state(SHARED))
-        users, serving = len(value.user_ids), self._slot.serving
-        # A block is a model's batch, and some full batches of rows.
-        size = max((model.sizes[-1] for model in serving.models), default=LARGEST)
-        # All are asked for at once: while one block is written, the scorer's thread goes on with the next.
-        blocks = [
-            self._scorer.submit(self._block, value.user_ids[at : at + size], value.records[at : at + size])
-            for at in range(0, users, size)
-        ]
-        trial = serving.trial
-        if users and trial is not None and trial.guard.due:
-            # Users from all over the micro-batch; nobody waits for it but the next one.
-            self._scorer.submit(self._compare, trial, value.records[:: max(1, users // SAMPLE)][:SAMPLE])
+        # All are asked for at once: while one block is written, the others go on.
+        blocks = self._blocks.ask(value.user_ids, value.records)
+        self._blocks.compare(value.records)
         yield from self._news()
-        last = _Block([], 0, 0, 0)
+        last = Block([], 0, 0, 0)
         for number, block in enumerate(blocks):
             if number:
                 yield Rows(last.inserts, [], _NONE)
@@ -175,66 +145,9 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 us=last.us,
             )
         self._note_change()
-        self._metrics.add(users=users)
+        self._metrics.add(users=len(value.user_ids))
         # What was asked of the micro-batch as a whole is done when its last row is written.
         yield Rows(last.inserts, value.erased, value.produced)
-
-    def _block(self, user_ids: list[str], records: list[bytes]) -> "_Block":
-        """In the scorer's thread: change the models if one is ready, then rank and make the rows."""
-        started = time.perf_counter()
-        states = load_states(records)
-        lists = self._lists(user_ids, states)
-        event_time = states["ring"]["event_time"][:, 0]
-        now_ms = int(time.time() * 1000)
-        inserts = insert_values(user_ids, lists, event_time, now_ms, self._ttl, states["last_write"])
-        trial = self._slot.serving.trial
-        by_trial = lists.version.count(trial.model.manifest.version) if trial is not None else 0
-        by_model = len(user_ids) - lists.version.count("") - by_trial
-        return _Block(inserts, by_model, by_trial, int((time.perf_counter() - started) * 1e6))
-
-    def _lists(self, user_ids: list[str], states: States) -> Lists:
-        """Each user's list, by the trial's model or by the good one."""
-        good, trial = self._current()
-        if trial is None or not trial.release.share:
-            return self._rank(good, states)
-        try:
-            if trial.release.share == EVERYBODY:
-                return self._rank(trial.model, states)
-            taken = takes(trial.release, user_ids)
-            theirs = self._rank(trial.model, states[taken])
-        except Exception as error:  # a model on trial must not end the job
-            self._condemn(trial, _cannot(error))
-            return self._rank(good, states)
-        return merged(taken, theirs, self._rank(good, states[~taken]))
-
-    def _current(self) -> Serving:
-        """In the scorer's thread: what serves from now on."""
-        serving, changed = self._slot.take()
-        if changed:
-            self._refresh(serving)
-        return serving
-
-    def _rank(self, model: Model | None, states: States) -> Lists:
-        return rank(model, self._available[model.digest] if model is not None else _NOTHING, self._fallback, states)
-
-    def _compare(self, trial: Trial, records: list[bytes]) -> None:
-        """In the scorer's thread: score some users by both models; what goes wrong ends the trial."""
-        good, current = self._current()
-        if current is not trial or good is None:
-            return
-        masks = self._available[trial.model.digest], self._available[good.digest]
-        try:
-            trouble = trial.guard.compare(trial.model, good, masks, load_states(records))
-        except Exception as error:  # of the new model: the other one's would end the job with its next block
-            trouble = _cannot(error)
-        if trouble is not None:
-            self._condemn(trial, trouble)
-
-    def _condemn(self, trial: Trial, trouble: str) -> None:
-        """Take a model out of service, here and now; the others hear of it through Kafka."""
-        digest, version = trial.model.digest, trial.model.manifest.version
-        if self._slot.roll_back(digest):
-            self._rolled_back.put(RollBack(version, digest, trouble, int(time.time() * 1000), self._version))
 
     def _leave(self, roll_back: RollBack, left: list[Announced]) -> None:
         """What some scorer found holds for all. left: announced releases that are not blocked."""
@@ -243,17 +156,6 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
         full = [announced for announced in left if announced.release.stage == "full"]
         if self._slot.serving.good is None and full:
             self._offer(full[-1])
-
-    def _refresh(self, serving: Serving) -> None:
-        """In the scorer's thread: bring what depends on models and availability up to date."""
-        self._fallback = Fallback(self._trending, self._unavailable)
-        gone_hashes = hash_ids(list(self._unavailable))
-        available = {}
-        for model in serving.models:
-            available[model.digest] = np.ones(model.vocabulary.size + 1, np.bool_)
-            gone = model.vocabulary.index_of(gone_hashes)
-            available[model.digest][gone[gone > 0]] = False
-        self._available = available
 
     def _note_change(self) -> None:
         """Count a change of models, here in the task's thread: metrics live in Java."""
@@ -294,7 +196,8 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
             if name.startswith(_ITEM):
                 self._unavailable.add(name.removeprefix(_ITEM))
             elif name == _TRENDING:
-                self._trending = value
+                self._blocks.show(value)
+        self._blocks.hide(self._unavailable)
         for digest in shared.get(_BLOCKED) or []:
             self._slot.roll_back(digest)
         remembered: list[Announced] = shared.get(_RELEASES) or []
@@ -309,12 +212,11 @@ class Score(BroadcastProcessFunction):  # type: ignore[misc]
                 break
         for announced in remembered[full[-1] + 1 if full else 0 :]:
             self._offer(announced)
-        self._scorer.submit(self._refresh, self._slot.serving).result()
 
     def _news(self) -> Iterable[Any]:
         """Dead letters for releases that were refused since the last call, and what was rolled back."""
-        while not self._rolled_back.empty():
-            back = self._rolled_back.get()
+        while not self._blocks.rolled_back.empty():
+            back = self._blocks.rolled_back.get()
             log.warning("score: rolled back %s: %s", back.version, back.reason)
             self._metrics.add(rolled_back=1)
             yield ROLL_BACKS, Row(back.version.encode(), encode_roll_back(back))
@@ -341,10 +243,6 @@ def _kept(announced: list[Announced]) -> list[Announced]:
     full = [place for place, each in enumerate(announced) if each.release.stage == "full"]
     last = full[-1] if full else -1
     return [announced[place] for place in full[-_REMEMBERED:]] + announced[last + 1 :][-_REMEMBERED:]
-
-
-def _cannot(error: Exception) -> str:
-    return f"non-finite: it cannot score ({type(error).__name__}: {one_line(error)})"
 
 
 def _number(model: Model) -> int:

@@ -7,7 +7,9 @@ A GPU that is out of memory, lost, or at odds with a graph thus makes rows late 
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,13 +28,16 @@ Feeds = dict[str, NDArray[Any]]
 class Sturdy:
     """In place of an ONNX Runtime session of one release, with as much of its face as scoring needs.
 
-    on_cpu: makes the same graph's session on the CPU; only asked when that is needed.
+    on_cpu: makes the same graph's session on the CPU; only asked when that is needed. in_turn: one run at a time,
+    whoever asks; else each thread's runs go beside the others'.
     """
 
-    def __init__(self, session: Any, on_cpu: Callable[[], Any], top_k: int) -> None:
+    def __init__(self, session: Any, on_cpu: Callable[[], Any], top_k: int, in_turn: bool = False) -> None:
         self._session = session
         self._on_cpu = on_cpu
         self._top_k = top_k
+        self._turn: AbstractContextManager[Any] = threading.Lock() if in_turn else nullcontext()
+        self._changing = threading.Lock()
 
     def get_providers(self) -> list[str]:
         """As of the session that runs now."""
@@ -42,27 +47,31 @@ class Sturdy:
     def run(self, outputs: Sequence[str], feeds: Feeds) -> list[NDArray[Any]]:
         """Top items of B users, index and score; score -inf in the rows of users whom the graph cannot score."""
         count = len(next(values for name, values in feeds.items() if name != _SHARED))
+        session = self._session
         try:
-            found: list[NDArray[Any]] = self._session.run(list(outputs), feeds)
+            with self._turn:
+                found: list[NDArray[Any]] = session.run(list(outputs), feeds)
             return found
         except Exception as error:  # ONNX Runtime raises whatever its kernels, or CUDA, stumbled over
             if count == 1:
-                return self._alone(outputs, feeds, error)
+                return self._alone(session, outputs, feeds, error)
             log.warning("score: a run with %d users failed and is halved (%s)", count, _first_line(error))
         half = -(-count // 2)
         parts = [self.run(outputs, _rows(feeds, start, start + half)) for start in (0, half)]
         return [np.concatenate(columns) for columns in zip(*parts, strict=True)]
 
-    def _alone(self, outputs: Sequence[str], feeds: Feeds, error: Exception) -> list[NDArray[Any]]:
-        if self.get_providers()[0] == CPU:
+    def _alone(self, session: Any, outputs: Sequence[str], feeds: Feeds, error: Exception) -> list[NDArray[Any]]:
+        if session.get_providers()[0] == CPU:
             log.warning("score: a user cannot be scored (%s)", _first_line(error))
             nothing: dict[str, NDArray[Any]] = {
                 OUTPUT_INDEX: np.zeros((1, self._top_k), np.int64),
                 OUTPUT_SCORE: np.full((1, self._top_k), -np.inf, np.float32),
             }
             return [nothing[name] for name in outputs]
-        log.warning("score: %s fails, the CPU takes over (%s)", self.get_providers()[0], _first_line(error))
-        self._session = self._on_cpu()
+        with self._changing:
+            if self._session is session:  # else another thread's run has failed, too, and was first
+                log.warning("score: %s fails, the CPU takes over (%s)", session.get_providers()[0], _first_line(error))
+                self._session = self._on_cpu()
         return self.run(outputs, feeds)
 
 

@@ -14,7 +14,7 @@ from schemas.recommendation import SOURCE_MODEL, SOURCE_TRENDING
 from schemas.release import ModelRelease, Stage
 from schemas.roll_back import RollBack, decode_roll_back
 from schemas.user_state import dump_states
-from streaming import model, score
+from streaming import blocks, model
 from streaming.config import Settings, StreamingSection
 from streaming.control import Announced, Availability
 from streaming.dead_letter import DEAD_LETTERS
@@ -133,7 +133,7 @@ def test_all_users_get_their_row_whatever_the_blocks(
 def test_what_concerns_the_whole_micro_batch_comes_with_its_last_rows(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "LARGEST", 2)
+    monkeypatch.setattr(blocks, "LARGEST", 2)
     *first, last = job.rows(["a"], ["b"], ["c"])
     assert [(rows.erased, len(rows.produced)) for rows in first] == [([], 0)]
     assert (last.erased, last.produced.tolist(), len(last.inserts)) == ([("gone", 7)], [1, 2], 1)

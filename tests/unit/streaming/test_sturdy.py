@@ -1,9 +1,13 @@
 """Graphs that fail in ONNX Runtime itself, for some users or on one provider: everybody else is served."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -100,3 +104,48 @@ def test_where_the_gpu_fails_the_cpu_takes_over_for_the_rest_of_the_release() ->
     gpu.sizes.clear()
     scored(sturdy, [0, 1, 2])
     assert gpu.sizes == [] and cpu.sizes[-1] == 3
+
+
+@pytest.mark.parametrize(("in_turn", "most"), [(True, 1), (False, 4)])
+def test_runs_go_one_at_a_time_only_where_they_must(in_turn: bool, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched, at_once, seen = Watched(graph()), 0, 0
+    all_here = threading.Barrier(most, timeout=10)
+    plain = watched.run
+
+    def run(*arguments: Any) -> Any:
+        nonlocal at_once, seen
+        at_once += 1
+        seen = max(seen, at_once)
+        all_here.wait()
+        time.sleep(0.02)
+        at_once -= 1
+        return plain(*arguments)
+
+    monkeypatch.setattr(watched, "run", run)
+    sturdy = Sturdy(watched, lambda: None, TOP, in_turn)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda user: scored(sturdy, [user]), [0, 1, 2, 3]))
+    assert seen == most
+    assert all(np.isfinite(score).all() for _, score in found)
+
+
+def test_two_runs_that_a_lost_gpu_fails_ask_for_one_session_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, asked = Watched(graph(), "CUDAExecutionProvider"), []
+    both_run = threading.Barrier(2, timeout=10)
+
+    def lost(_: list[str], feeds: dict[str, NDArray[Any]]) -> Any:
+        both_run.wait()
+        # The other one hears of it when the CPU has long taken over.
+        time.sleep(0.3 * float(feeds["user"][0]))
+        raise RuntimeError("the GPU is lost")
+
+    def on_cpu() -> Watched:
+        asked.append(Watched(graph()))
+        return asked[-1]
+
+    monkeypatch.setattr(gpu, "run", lost)
+    sturdy = Sturdy(gpu, on_cpu, TOP)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda user: scored(sturdy, [user]), [0, 1]))
+    assert len(asked) == 1 and sorted(asked[0].sizes) == [1, 1]
+    assert all(np.isfinite(score).all() for _, score in found)
