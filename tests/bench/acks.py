@@ -41,3 +41,8 @@ def read_acks(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     raw = file.read_bytes()
     pairs = np.frombuffer(raw[: len(raw) // _PAIR.itemsize * _PAIR.itemsize], _PAIR)
     return pairs["produced_ms"].copy(), pairs["acknowledged_us"] / 1000.0
+
+
+def count_acks(file: Path) -> int:
+    """How many so far."""
+    return file.stat().st_size // _PAIR.itemsize if file.exists() else 0

@@ -17,17 +17,19 @@ from typing import Annotated, Any
 import numpy as np
 import onnxruntime
 import typer
+from numpy.typing import NDArray
 
 from deploy.local.metrics import job_metrics
 from schemas.errors import run_command
 from schemas.features import COUNTER_NAMES
 from schemas.recommendation import LIST_LENGTH
 from schemas.user_state import HISTORY
+from tests.bench.acks import count_acks
 from tests.bench.backlog import fill
 from tests.bench.figures import Spread, spread
 from tests.bench.lab import Lab
 from tests.bench.report import Run, show
-from tests.bench.systems import MIB, Job, session
+from tests.bench.systems import MIB, Job, System, session
 from tests.bench.world import WIDTH, Shop
 from trainer.lean import lay
 from trainer.network import Network
@@ -45,32 +47,51 @@ BATCH, CALLS = 32, 7
 COUNTERS = ("features_decode_us", "features_state_us", "features_update_us", "score_us", "write_us")
 
 
-def grow_users(run: Run, lab: Lab, steps: tuple[int, ...], timed: int) -> dict[str, dict[str, float]]:
-    """Figures by number of users."""
+def grow_users(run: Run, job: System, steps: tuple[int, ...], timed: int) -> dict[str, dict[str, float]]:
+    """Figures by number of users, who come in no order: one who is new could be in any of RocksDB's files."""
     found: dict[str, dict[str, float]] = {}
-    with session(Job(lab.stack, lab.namespace(), lab.release)) as job:
-        known = 0
-        for users in steps:
-            shop = Shop(51 + users, users=users)
-            began = time.time()
-            for first in range(known, users, PART):
-                part = shop.one_each(first, min(users, first + PART))
-                fill(job.producer, job.clicks, part)
-                job.reader.wait_last(part.newest(), PATIENCE_S)
-            filled_s, known = time.time() - began, users
-            time.sleep(lab.stack.plan.checkpoint_s + SETTLE_S)
-            figures = _figures(job, shop, timed)
-            figures["filled_in_s"] = filled_s
-            found[str(users)] = figures
-            run.say(f"{users:,} users: {figures['rocksdb_mib']:.0f} MiB, checkpoint {figures['checkpoint_ms']:.0f} ms")
+    everybody, known = np.random.default_rng(9).permutation(steps[-1]), 0
+    for users in steps:
+        began = time.time()
+        _fill(job, Shop(51 + users), everybody[known:users])
+        filled_s, known = time.time() - began, users
+        time.sleep(job.stack.plan.checkpoint_s + SETTLE_S)
+        figures = _figures(job, Shop(52 + users), everybody[:users], timed)
+        figures["filled_in_s"] = filled_s
+        found[str(users)] = figures
+        run.say(f"{users:,} users: {figures['rocksdb_mib']:.0f} MiB, checkpoint {figures['checkpoint_ms']:.0f} ms")
     return found
 
 
-def _figures(job: Any, shop: Shop, timed: int) -> dict[str, float]:
+def show_users(by_users: dict[str, dict[str, float]]) -> None:
+    """The table."""
+    names = list(next(iter(by_users.values())))
+    show("users in state", ["", *by_users], [(name, *(by_users[users][name] for users in by_users)) for name in names])
+
+
+def _fill(job: System, shop: Shop, users: NDArray[np.int64]) -> None:
+    """One event of each of these users; their rows are there when this returns."""
+    before = count_acks(job.acks)
+    for first in range(0, len(users), PART):
+        part = shop.of_users(users[first : first + PART])
+        fill(job.producer, job.clicks, part)
+        # The next part is encoded while the job works on this one.
+        _acknowledged(job, before + first)
+    job.reader.wait_last(part.newest(), PATIENCE_S)
+
+
+def _acknowledged(job: System, events: int) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while count_acks(job.acks) < events:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{count_acks(job.acks)} of {events} events are rows after {PATIENCE_S:.0f} s more")
+        time.sleep(0.05)
+
+
+def _figures(job: System, shop: Shop, users: NDArray[np.int64], timed: int) -> dict[str, float]:
     rest = job.stack.rest
     before = _counters(job)
-    choose = np.random.default_rng(3)
-    events = shop.of_users(choose.integers(0, shop.users, timed))
+    events = shop.of_users(np.random.default_rng(3).choice(users, timed))
     fill(job.producer, job.clicks, events)
     job.reader.wait_last(events.newest(), PATIENCE_S)
     spent = {name: value - before[name] for name, value in _counters(job).items()}
@@ -84,7 +105,7 @@ def _figures(job: Any, shop: Shop, timed: int) -> dict[str, float]:
     }
 
 
-def _counters(job: Any) -> dict[str, int]:
+def _counters(job: System) -> dict[str, int]:
     job_metrics(job.stack.rest, COUNTERS)
     time.sleep(2.5)  # see deploy/local/metrics.py: the second answer is a present one
     now = job_metrics(job.stack.rest, COUNTERS)
@@ -140,10 +161,9 @@ def measure(quick: bool, more_users: int = 0) -> None:
     run = Run("growth", quick)
     steps = USERS_QUICK if quick else (*USERS, *([more_users] if more_users else []))
     by_items = grow_items(run, ITEMS_QUICK if quick else ITEMS)
-    with Lab(run) as lab:
-        by_users = grow_users(run, lab, steps, TIMED_EVENTS_QUICK if quick else TIMED_EVENTS)
-    names = list(next(iter(by_users.values())))
-    show("users in state", ["", *by_users], [(name, *(by_users[users][name] for users in by_users)) for name in names])
+    with Lab(run) as lab, session(Job(lab.stack, lab.namespace(), lab.release)) as job:
+        by_users = grow_users(run, job, steps, TIMED_EVENTS_QUICK if quick else TIMED_EVENTS)
+    show_users(by_users)
     show("items: µs per user, the graph alone, one thread", ["", *by_items], [("µs", *by_items.values())])
     run.write({"cores": len(os.sched_getaffinity(0)), "users": by_users, "items_us_per_user": by_items})
 

@@ -38,7 +38,7 @@ from streaming.look import FAR_AHEAD_MS
 from streaming.model import CUDA, load
 from streaming.sturdy import CPU
 from tests.bench import world
-from tests.bench.acks import read_acks
+from tests.bench.acks import count_acks, read_acks
 from tests.bench.backlog import fill
 from tests.bench.feed import Sender
 from tests.bench.figures import percentiles, spread
@@ -57,8 +57,6 @@ ROUNDS, WARM_UP = 3, 0.75
 # At a steady rate: two checkpoints long (checkpoint_s).
 SETTLE_S, SECONDS = 6.0, 60.0
 CHECKED_USERS, CHECKED_EVENTS, FIRST_CHECKED = 40, 8, 5_000_000
-# Of an acknowledged event in the job's log of them.
-ACK_BYTES = 16
 # What takes longer is given up; after so long no further round begins.
 PATIENCE_S, LONGEST_S = 90.0, 150.0
 # Flink tells what its metrics are late now and then, though rows show that the events were read.
@@ -123,7 +121,7 @@ class Bench:
 
     def acknowledged(self) -> int:
         """Events so far."""
-        return self.job.acks.stat().st_size // ACK_BYTES if self.job.acks.exists() else 0
+        return count_acks(self.job.acks)
 
     def drained(self, upto: int, patience_s: float) -> None:
         """Wait until so many are acknowledged, or patience ends."""
