@@ -78,7 +78,7 @@ class _Window:
 class Guard:
     """One trial. least_overlap: the share of first places that must be common; 0 asks for none.
 
-    Used from the scorer's thread alone; figures may be read from any.
+    Used by one thread at a time; figures may be read from any.
     """
 
     def __init__(self, least_overlap: float) -> None:
