@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from tests.bench.figures import Spread, spread
 from tests.bench.lab import Lab
 from tests.bench.report import Run, show
 from tests.bench.systems import MIB, Job, System, session
-from tests.bench.world import WIDTH, Shop
+from tests.bench.world import WIDTH, Shop, two_hours_ago_ms
 from trainer.lean import lay
 from trainer.network import Network
 from trainer.recipe import NetworkConfig
@@ -47,20 +48,22 @@ BATCH, CALLS = 32, 7
 COUNTERS = ("features_decode_us", "features_state_us", "features_update_us", "score_us", "write_us")
 
 
-def grow_users(run: Run, job: System, steps: tuple[int, ...], timed: int) -> dict[str, dict[str, float]]:
-    """Figures by number of users, who come in no order: one who is new could be in any of RocksDB's files."""
+def grow_users(run: Run, job: System, steps: tuple[int, ...], timed: int) -> Iterator[dict[str, dict[str, float]]]:
+    """Figures by number of users, after each step. Users come in no order: one who is new could be in any file."""
     found: dict[str, dict[str, float]] = {}
     everybody, known = np.random.default_rng(9).permutation(steps[-1]), 0
+    # An event a millisecond, and none of them may be of the future.
+    shop = Shop(51, from_ms=two_hours_ago_ms() - steps[-1] - timed * len(steps))
     for users in steps:
         began = time.time()
-        _fill(job, Shop(51 + users), everybody[known:users])
+        _fill(job, shop, everybody[known:users])
         filled_s, known = time.time() - began, users
         time.sleep(job.stack.plan.checkpoint_s + SETTLE_S)
-        figures = _figures(job, Shop(52 + users), everybody[:users], timed)
+        figures = _figures(job, shop, everybody[:users], timed)
         figures["filled_in_s"] = filled_s
         found[str(users)] = figures
         run.say(f"{users:,} users: {figures['rocksdb_mib']:.0f} MiB, checkpoint {figures['checkpoint_ms']:.0f} ms")
-    return found
+        yield found
 
 
 def show_users(by_users: dict[str, dict[str, float]]) -> None:
@@ -162,7 +165,7 @@ def measure(quick: bool, more_users: int = 0) -> None:
     steps = USERS_QUICK if quick else (*USERS, *([more_users] if more_users else []))
     by_items = grow_items(run, ITEMS_QUICK if quick else ITEMS)
     with Lab(run) as lab, session(Job(lab.stack, lab.namespace(), lab.release)) as job:
-        by_users = grow_users(run, job, steps, TIMED_EVENTS_QUICK if quick else TIMED_EVENTS)
+        *_, by_users = grow_users(run, job, steps, TIMED_EVENTS_QUICK if quick else TIMED_EVENTS)
     show_users(by_users)
     show("items: µs per user, the graph alone, one thread", ["", *by_items], [("µs", *by_items.values())])
     run.write({"cores": len(os.sched_getaffinity(0)), "users": by_users, "items_us_per_user": by_items})
