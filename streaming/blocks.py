@@ -25,7 +25,7 @@ from streaming.serving import EVERYBODY, ModelSlot, Serving, Trial
 from streaming.trending import Trending
 from streaming.wire import Lists, insert_values
 
-# While the graph runs for one block nothing else of it can; two keep a core at work, on 2 cores +15 % rows a second.
+# While one block's graph runs, the other's rows can be made: 4 to 46 % more rows a second in a backlog on 2 cores.
 SIDE_BY_SIDE = 2
 _NOTHING = np.ones(1, np.bool_)
 

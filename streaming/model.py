@@ -36,8 +36,8 @@ LARGEST = 128
 # items are few: sizes beyond LARGEST are for where users × items are no more than LARGEST users of a million items.
 GPU_SIZES: tuple[int, ...] = (1, 8, 32, LARGEST, 256, 512)
 LARGEST_CALL = LARGEST * 2**20
-# A run takes LARGEST × items × 4 B for its scores: with more items than these (51 MB) and on a GPU, whose memory a run
-# beside another would take twice and gain nothing by, one goes at a time.
+# A run takes LARGEST × items × 4 B for its scores. With more items than these (51 MB), and on a GPU, a run beside
+# another would take more memory than was set aside: there one goes at a time.
 MOST_SIDE_BY_SIDE = 100_000
 # Scores of two providers and precisions of one model differ in the last digits.
 WARMUP_TOLERANCE = 1e-2
