@@ -46,3 +46,13 @@ def read_acks(file: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 def count_acks(file: Path) -> int:
     """How many so far."""
     return file.stat().st_size // _PAIR.itemsize if file.exists() else 0
+
+
+def wait_acks(file: Path, upto: int, patience_s: float) -> bool:
+    """Wait until there are so many; False when patience ends before."""
+    deadline = time.monotonic() + patience_s
+    while count_acks(file) < upto:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

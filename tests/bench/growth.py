@@ -20,17 +20,16 @@ import onnxruntime
 import typer
 from numpy.typing import NDArray
 
-from deploy.local.metrics import job_metrics
 from schemas.errors import run_command
 from schemas.features import COUNTER_NAMES
 from schemas.recommendation import LIST_LENGTH
 from schemas.user_state import HISTORY
-from tests.bench.acks import count_acks
+from tests.bench.acks import count_acks, wait_acks
 from tests.bench.backlog import fill
 from tests.bench.figures import Spread, spread
 from tests.bench.lab import Lab
 from tests.bench.report import Run, show
-from tests.bench.systems import MIB, Job, System, session
+from tests.bench.systems import MIB, Job, System, present_counts, session
 from tests.bench.world import WIDTH, Shop, two_hours_ago_ms
 from trainer.lean import lay
 from trainer.network import Network
@@ -79,25 +78,19 @@ def _fill(job: System, shop: Shop, users: NDArray[np.int64]) -> None:
         part = shop.of_users(users[first : first + PART])
         fill(job.producer, job.clicks, part)
         # The next part is encoded while the job works on this one.
-        _acknowledged(job, before + first)
+        if not wait_acks(job.acks, before + first, PATIENCE_S):
+            raise TimeoutError(f"of {first} events not all are rows {PATIENCE_S:.0f} s after the last was produced")
     job.reader.wait_last(part.newest(), PATIENCE_S)
-
-
-def _acknowledged(job: System, events: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while count_acks(job.acks) < events:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{count_acks(job.acks)} of {events} events are rows after {PATIENCE_S:.0f} s more")
-        time.sleep(0.05)
 
 
 def _figures(job: System, shop: Shop, users: NDArray[np.int64], timed: int) -> dict[str, float]:
     rest = job.stack.rest
-    before = _counters(job)
+    before = present_counts(job, COUNTERS)
     events = shop.of_users(np.random.default_rng(3).choice(users, timed))
     fill(job.producer, job.clicks, events)
     job.reader.wait_last(events.newest(), PATIENCE_S)
-    spent = {name: value - before[name] for name, value in _counters(job).items()}
+    after = present_counts(job, COUNTERS)
+    spent = {name: after[name] - before[name] for name in COUNTERS}
     checkpoint = rest.checkpoint(rest.jobs()[-1].id)
     return {
         "rocksdb_mib": _size(job.stack.state / "flink" / "tmp", "*.sst") / MIB,
@@ -106,13 +99,6 @@ def _figures(job: System, shop: Shop, users: NDArray[np.int64], timed: int) -> d
         "memory_mib": job.usage().memory / MIB,
         **{f"{name}_per_event": value / timed for name, value in spent.items()},
     }
-
-
-def _counters(job: System) -> dict[str, int]:
-    job_metrics(job.stack.rest, COUNTERS)
-    time.sleep(2.5)  # see deploy/local/metrics.py: the second answer is a present one
-    now = job_metrics(job.stack.rest, COUNTERS)
-    return {name: now[name] for name in COUNTERS}
 
 
 def _size(folder: Path, pattern: str) -> int:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from deploy.local.metrics import job_metrics
 from tests.bench.acks import read_acks
 from tests.bench.backlog import fill
 from tests.bench.feed import Feeder
@@ -22,7 +21,7 @@ from tests.bench.figures import longest_gaps, percentiles, spread
 from tests.bench.freshness import SETTLE_S
 from tests.bench.lab import Lab
 from tests.bench.report import Run, show
-from tests.bench.systems import MIB, Job, session
+from tests.bench.systems import MIB, Job, present_counts, session
 from tests.bench.world import USERS, Shop
 from tests.resident import Resident, resident
 from trainer.publish import Release
@@ -40,8 +39,6 @@ ROTATION = 3
 SETTLED = 100
 # All users become known at a few thousand a second.
 PATIENCE_S = 120.0
-# After the load has ended, metrics are at most this old.
-METRICS_S = 2.5
 # What is promised: memory beside the Java heap (see tests/resident.py) grows by no more, and output never pauses for
 # longer.
 MOST_GROWTH, MOST_PAUSE_MS = 0.05, 250.0
@@ -111,7 +108,7 @@ def swapping(run: Run, job: Job, releases: list[Release], plan: Plan, look: Call
             raise RuntimeError("the feed ended before the swaps did: pauses at the end are its own")
     finally:
         feeder.close()
-    counts, failures = _counts(job), _failures(job)
+    counts, failures = present_counts(job, COUNTED), _failures(job)
     _, acknowledged = read_acks(job.acks)
     moments = np.unique(acknowledged)
     gaps = {"without a swap": longest_gaps(moments, calm), "with a swap": longest_gaps(moments, windows)}
@@ -187,12 +184,6 @@ def _memory(job: Job) -> Resident:
     pids = [job.stack.server(name).process.pid for name in plan.wanted if name.startswith("taskmanager")]
     parts = [resident(pid) for pid in pids if pid is not None]
     return Resident(sum(part.whole for part in parts), sum(part.native for part in parts))
-
-
-def _counts(job: Job) -> dict[str, int]:
-    job_metrics(job.stack.rest, COUNTED)
-    time.sleep(METRICS_S)
-    return {name: job_metrics(job.stack.rest, COUNTED)[name] for name in COUNTED}
 
 
 def _failures(job: Job) -> int:

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import psutil
 from confluent_kafka import Producer
 
 from deploy.local.config import REPOSITORY
+from deploy.local.metrics import job_metrics
 from deploy.local.process import Process
 from deploy.local.stack import Stack
 from deploy.local.tables import create_tables
@@ -40,6 +42,8 @@ BENCH = REPOSITORY / "tests" / "bench"
 PATIENCE_S = 120.0
 PARTITIONS = 2
 MIB = 1024**2
+# Metrics are at most this old when they are asked for twice.
+METRICS_S = 2.5
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,13 @@ def _family(process: Process) -> list[psutil.Process]:
         return [leader, *leader.children(recursive=True)]
     except (psutil.Error, ValueError):
         return []
+
+
+def present_counts(system: System, names: Iterable[str]) -> Counter[str]:
+    """Its job's own counters, as they are now: the second answer of Flink's is a present one."""
+    job_metrics(system.stack.rest, names)
+    time.sleep(METRICS_S)
+    return job_metrics(system.stack.rest, names)
 
 
 @contextmanager

@@ -24,10 +24,8 @@ from deploy.local.config import load_local_settings
 from deploy.local.stack import Stack
 from schemas.compiled import prepare as compile_loops
 from tests.bench.report import Run
-from tests.bench.systems import Job
+from tests.bench.systems import METRICS_S, Job
 
-# Metrics are at most this old when they are asked for twice.
-METRICS_S = 2.5
 # What a scorer says when a release enters service.
 SERVES = re.compile(r"score: serving release \S+ on (\w+)")
 BUSY = ("busyTimeMsPerSecond", "backPressuredTimeMsPerSecond")

@@ -28,7 +28,6 @@ from unittest.mock import patch
 import numpy as np
 
 from deploy.local import cassandra
-from deploy.local.metrics import job_metrics
 from deploy.local.topics import create_topics
 from schemas.click import decode_clicks
 from schemas.features import model_inputs
@@ -38,14 +37,14 @@ from streaming.look import FAR_AHEAD_MS
 from streaming.model import CUDA, load
 from streaming.sturdy import CPU
 from tests.bench import world
-from tests.bench.acks import count_acks, read_acks
+from tests.bench.acks import count_acks, read_acks, wait_acks
 from tests.bench.backlog import fill
 from tests.bench.feed import Sender
 from tests.bench.figures import percentiles, spread
-from tests.bench.gpu.host import METRICS_S, ROOMIER, busy, cost, gpu, large_stack, serving_on
+from tests.bench.gpu.host import ROOMIER, busy, cost, gpu, large_stack, serving_on
 from tests.bench.gpu.source import USERS
 from tests.bench.report import RESULTS, Run, show
-from tests.bench.systems import Job, session
+from tests.bench.systems import Job, present_counts, session
 from trainer.publish import verify
 from trainer.shrink import Full, Narrow, write_shrunk
 
@@ -115,9 +114,7 @@ class Bench:
 
     def counts(self) -> Counter[str]:
         """The job's own counters, as they are now."""
-        job_metrics(self.job.stack.rest, COUNTS)
-        time.sleep(METRICS_S)
-        return job_metrics(self.job.stack.rest, COUNTS)
+        return present_counts(self.job, COUNTS)
 
     def acknowledged(self) -> int:
         """Events so far."""
@@ -125,9 +122,7 @@ class Bench:
 
     def drained(self, upto: int, patience_s: float) -> None:
         """Wait until so many are acknowledged, or patience ends."""
-        deadline = time.monotonic() + patience_s
-        while self.acknowledged() < upto and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_acks(self.job.acks, upto, patience_s)
 
     def require_provider(self, provider: str, taskmanagers: int) -> None:
         """Send events until every TaskManager serves. Raises RuntimeError where one serves on something else."""
