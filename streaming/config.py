@@ -81,6 +81,11 @@ class StreamingSection(Section):
         return max(5, self.freshness_ms * 2 // 3, 2 * MICRO_BATCH_MS * shards_of_one)
 
     @property
+    def behind_ms(self) -> int:
+        """A shard whose events have waited in Kafka for so long makes no rows until it has caught up."""
+        return max(1000, 5 * self.freshness_ms)
+
+    @property
     def buffer_timeout_ms(self) -> int:
         """A half full buffer of records waits so long on its way to a micro-batch. Each round of looking costs CPU."""
         return max(1, min(100, self.freshness_ms // 15))
@@ -127,7 +132,7 @@ class Settings(CommonSettings):
             f"config: parallelism {s.parallelism}, hence {s.parallelism} TaskManagers; never above "
             f"{s.largest_parallelism}, hence {s.largest_parallelism} shards",
             f"config: freshness {s.freshness_ms} ms, hence windows of {s.window_ms} ms and buffers sent after "
-            f"{s.buffer_timeout_ms} ms",
+            f"{s.buffer_timeout_ms} ms; {s.behind_ms} ms behind, rows wait until their shard has caught up",
             "config: "
             + (
                 f"only releases signed by one of {len(read_trust(self.release_keys).keys)} keys in {self.release_keys}"

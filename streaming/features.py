@@ -5,8 +5,10 @@ For one micro-batch, all of one shard:
     2. forget users whose erasure is in it
     3. read each user's state once, add the events, write it once
     4. pass the states on to be scored, and the items' counts on to trending
+Where a shard is behind, its users wait with step 4 until it has caught up (waiting.py).
 """
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,13 +27,17 @@ from schemas.erasure import decode_erasure
 from schemas.hashes import distinct
 from schemas.user_state import HOUR_MS, apply_events, dump_states, load_states, select
 from streaming.batch import Records, records_of
-from streaming.config import job_version
+from streaming.config import Settings, job_version
 from streaming.dead_letter import letters
+from streaming.lag import Lag
 from streaming.metrics import Metrics
 from streaming.popularity import Addition
 from streaming.registry import registry
-from streaming.stamps import attempt_tag, delete_stamp, next_stamps
+from streaming.stamps import attempt_tag, delete_stamp, next_stamps, retagged
 from streaming.users import Users
+from streaming.waiting import HOLD_MS, LOOK_MS, Waiting
+
+log = logging.getLogger("features")
 
 # (a key that is the same for all, Addition)
 POPULARITY = OutputTag("popularity", Types.ROW([Types.INT(), Types.PICKLED_BYTE_ARRAY()]))
@@ -39,6 +45,7 @@ POPULARITY = OutputTag("popularity", Types.ROW([Types.INT(), Types.PICKLED_BYTE_
 CLICK, ERASURE = 0, 1
 # So many users are updated at a time: their states, 1.6 KB each in memory, stay in a core's cache.
 BLOCK = 256
+_NONE = np.zeros(0, np.int64)
 # An odd number with about half its bits set.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 # Actions that say an item is wanted.
@@ -61,9 +68,9 @@ class Updated(NamedTuple):
 class Features(KeyedProcessFunction):  # type: ignore[misc]
     """Keyed by shard; the state of each user lies in a map under the user's id."""
 
-    def __init__(self, topics: list[str], registry_url: str | None) -> None:
-        self._topics = topics
-        self._registry_url = registry_url
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topics = settings.event_topics
 
     def open(self, runtime_context: RuntimeContext) -> None:
         """Called by Flink in the task's thread."""
@@ -71,15 +78,22 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         self._users = Users(
             runtime_context.get_map_state(MapStateDescriptor("users", Types.STRING(), Types.PICKLED_BYTE_ARRAY()))
         )
+        self._waiting_state = runtime_context.get_map_state(
+            MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
+        )
+        # By shard; made from the state when its key is first met.
+        self._waiting: dict[int, Waiting] = {}
+        self._lag = Lag(self._settings)
         self._tag = attempt_tag()
         self._version = job_version()
-        self._registry = registry(self._registry_url)
+        self._registry = registry(self._settings.kafka.schema_registry_url)
         self._metrics = Metrics(runtime_context, "features").declare(
             counters=[
                 "records",
                 "events",
                 "duplicates",
                 "late",
+                "waited",
                 "dead_letters",
                 "erasures",
                 "forgotten",
@@ -88,8 +102,12 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
                 "state_us",
                 "update_us",
             ],
-            values=["batch_size"],
+            values=["batch_size", "waiting"],
         )
+
+    def close(self) -> None:
+        """Called by Flink when the task ends."""
+        self._lag.close()
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterable[Any]:
         """One micro-batch in, one `Updated` out, with dead letters and popularity beside it."""
@@ -113,13 +131,57 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         self._metrics.set(batch_size=len(records.keys))
         if not len(clicks):
             if erased:
-                yield Updated([], [], list(erased.items()), np.zeros(0, np.int64))
+                yield Updated([], [], list(erased.items()), _NONE)
             return
-        updated, fresh = self._update(clicks, records, erased)
+        updated, fresh, owner = self._update(clicks, records, erased)
         if len(fresh):
             yield POPULARITY, Row(0, _popularity(fresh))
-        if updated.user_ids or updated.erased:
-            yield updated
+        behind = self._lag.behind(records.kinds[-1], records.partitions[-1], records.offsets[-1])
+        waiting = self._waiting_in(ctx)
+        if not (behind or waiting):
+            if updated.user_ids or updated.erased:
+                yield updated
+            return
+        if erased:
+            yield Updated([], [], list(erased.items()), _NONE)
+        if updated.user_ids:
+            if not waiting:
+                log.warning(
+                    "features: shard %d is behind: states first, rows within %d s",
+                    ctx.get_current_key(),
+                    HOLD_MS // 1000,
+                )
+                self._look(ctx, LOOK_MS)
+            waiting.add(updated.user_ids, np.unique(owner, return_inverse=True)[1], updated.produced, behind)
+            self._metrics.add(waited=len(owner))
+            self._metrics.set(waiting=sum(map(len, self._waiting.values())))
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterable[Updated]:
+        """Rows of some who waited, when it is time."""
+        waiting = self._waiting_in(ctx)
+        if waiting and waiting.due(int(time.time() * 1000)):
+            users, produced = waiting.take()
+            kept = dict(zip(users, self._users.read(users), strict=True))
+            users = [user for user, record in kept.items() if record is not None]  # else erased meanwhile
+            states = load_states([kept[user] for user in users])
+            # An attempt that ended before its checkpoint may have written the same rows.
+            states["last_write"] = retagged(states["last_write"], self._tag)
+            yield Updated(users, dump_states(states), [], produced)
+            self._metrics.set(waiting=sum(map(len, self._waiting.values())))
+        if waiting:
+            self._look(ctx, 0 if waiting.going else LOOK_MS)
+
+    def _waiting_in(self, ctx: KeyedProcessFunction.Context) -> Waiting:
+        shard = ctx.get_current_key()
+        if shard not in self._waiting:
+            self._waiting[shard] = Waiting(self._waiting_state)
+            if self._waiting[shard]:
+                log.warning("features: %d users of shard %d have waited since before", len(self._waiting[shard]), shard)
+        return self._waiting[shard]
+
+    def _look(self, ctx: KeyedProcessFunction.Context, after_ms: int) -> None:
+        service = ctx.timer_service()
+        service.register_processing_time_timer(service.current_processing_time() + after_ms)
 
     def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
         """Clicks, the place of each user's last erasure, and bad records."""
@@ -152,8 +214,13 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             self._users.forget(user)
         return erased
 
-    def _update(self, clicks: Clicks, batch: Records, erased: dict[str, int]) -> tuple[Updated, Clicks]:
-        """Read, update and write the states of these clicks' users; returns also the clicks that were new."""
+    def _update(
+        self, clicks: Clicks, batch: Records, erased: dict[str, int]
+    ) -> tuple[Updated, Clicks, NDArray[np.int64]]:
+        """Read, update and write the states of these clicks' users.
+
+        Returns also the N clicks that were new, and whose they are: int64[N] that orders their users as Updated does.
+        """
         started = time.perf_counter()
         first, user_index = distinct(clicks.user_hash)
         user_ids = clicks.texts(clicks.user, first)
@@ -190,7 +257,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             update_us=int((updated - got) * 1e6),
         )
         gone = [(user, when) for user, when in erased.items() if user not in records]
-        return Updated(list(records), list(records.values()), gone, produced[fresh]), accepted
+        return Updated(list(records), list(records.values()), gone, produced[fresh]), accepted, user_index[fresh]
 
 
 def _blocks(user_index: NDArray[np.int64], users: int) -> Iterable[tuple[int, NDArray[np.int64]]]:

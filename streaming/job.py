@@ -46,10 +46,7 @@ def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionE
     messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], SLOW_MS, SLOW_MS)
 
     features = named(
-        keyed(events).process(
-            Features(settings.event_topics, settings.kafka.schema_registry_url),
-            Types.PICKLED_BYTE_ARRAY(),
-        ),
+        keyed(events).process(Features(settings), Types.PICKLED_BYTE_ARRAY()),
         "features",
     ).set_buffer_timeout(AT_ONCE)
     control = named(

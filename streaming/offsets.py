@@ -16,13 +16,13 @@ Partition = tuple[str, int]
 def spans(settings: Settings, topics: list[str]) -> dict[Partition, tuple[int, int]]:
     """First offset and end of each partition. Raises UnreachableError, ContractError."""
     with _consumer(settings, f"{settings.job_name}-look") as consumer:
-        return {place: _span(consumer, place) for place in _partitions(consumer, topics)}
+        return {place: _span(consumer, place) for place in partitions(consumer, topics)}
 
 
 def committed(settings: Settings) -> dict[Partition, int]:
     """The next offset of each partition of events, as the job last told Kafka. Raises as `spans`."""
     with _consumer(settings, settings.job_name) as consumer:
-        places = [TopicPartition(*place) for place in _partitions(consumer, settings.event_topics)]
+        places = [TopicPartition(*place) for place in partitions(consumer, settings.event_topics)]
         found = consumer.committed(places, timeout=ANSWER_S)
         return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
 
@@ -65,7 +65,7 @@ def begin(settings: Settings, positions: Mapping[Partition, int]) -> None:
         with _consumer(settings, group) as consumer:
             starts = [
                 TopicPartition(*place, _span(consumer, place)[0])
-                for place in _partitions(consumer, topics)
+                for place in partitions(consumer, topics)
                 if place not in positions
             ]
             if starts:
@@ -84,7 +84,8 @@ def _consumer(settings: Settings, group: str) -> Iterator[Consumer]:
         consumer.close()
 
 
-def _partitions(consumer: Consumer, topics: list[str]) -> list[Partition]:
+def partitions(consumer: Consumer, topics: list[str]) -> list[Partition]:
+    """All partitions of these topics. Raises ContractError without one of them, KafkaException."""
     found = consumer.list_topics(timeout=ANSWER_S).topics
     for topic in topics:
         if topic not in found:

@@ -48,6 +48,11 @@ def _advance(stamps_at: Address, users: int, user_at: Address, produced_at: Addr
         stamps[user[event]] = max(last - last % STEP + STEP, produced[event] * 1000) + tag
 
 
+def retagged(stamps: NDArray[np.int64], tag: int) -> NDArray[np.int64]:
+    """These stamps int64[U], of whatever attempt, as those of the attempt with this tag."""
+    return stamps - stamps % STEP + tag
+
+
 def delete_stamp(last: int, erased_ms: int, tag: int) -> int:
     """The stamp of a row's deletion, µs: right after the row's own; by the erasure's time for a user nobody knows."""
     return last - last % STEP + STEP + tag if last else erased_ms * 1000 + tag

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable
 from confluent_kafka import Producer
@@ -145,6 +146,16 @@ class RunningJob:
         )
         self.producer.flush(30)
         return placed[0]
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """The TaskManager stands still meanwhile: some seconds only, or Flink takes it for dead."""
+        worker = psutil.Process(self.stack.server("taskmanager-1").process.pid or -1)
+        worker.suspend()
+        try:
+            yield
+        finally:
+            worker.resume()
 
     def click(self, clicks: Iterable[Click], per_second: float | None = None) -> None:
         """Produce clicks in order, as fast as they go or at a steady rate; returns when all are acknowledged."""

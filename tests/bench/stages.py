@@ -72,7 +72,7 @@ class Bench:
         self.times: Timings = defaultdict(lambda: defaultdict(list))
         message = announcement(make_release(release_folder, "20260101-000000"))
         self.context = Context()
-        self.features = Features(settings.event_topics, None)
+        self.features = Features(settings)
         self.score = Score(settings)
         for operator in (self.features, self.score):
             operator.open(self.context)

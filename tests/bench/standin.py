@@ -49,5 +49,8 @@ class Context:
     def get_broadcast_state(self, descriptor: Any) -> State:
         return self.get_map_state(descriptor)
 
+    def get_current_key(self) -> int:
+        return 0
+
     def get_metrics_group(self) -> _Nothing:
         return _Nothing()

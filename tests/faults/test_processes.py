@@ -9,8 +9,12 @@ from deploy.local.flink import newest_checkpoint
 from schemas.click import Click
 from schemas.errors import UnreachableError
 from tests.harness import RunningJob
+from tests.oracle import Oracle
 from tests.traffic import FIRST, make_clicks, told
 from tests.trial import Trial, note
+
+# What a job says whose checkpoint has users in it that wait.
+GOES_ON_WAITING = "have waited since before"
 
 
 def test_kill_9_of_the_taskmanager_loses_nothing(job: RunningJob) -> None:
@@ -82,3 +86,38 @@ def test_kill_9_of_the_taskmanager_at_ten_random_points_of_a_batch_loses_nothing
             job.stack.kill("taskmanager-1")
             job.eventually("it restarts", lambda before=restored: rest.restored(running) > before)  # type: ignore[misc]
             job.eventually("it runs", lambda: job.stack.server("jobmanager").trouble() is None)
+
+
+@pytest.mark.long
+def test_kill_9_while_rows_wait_loses_none_of_them(job: RunningJob) -> None:
+    """The blow follows a checkpoint of a job whose users wait; it is tried again where they had not to wait so long."""
+    rest = job.stack.rest
+    running = rest.jobs()[-1].id
+    oracle = Oracle()
+    log = job.stack.server("taskmanager-1").process.log_file
+
+    def says(text: str) -> int:
+        return log.read_text(errors="replace").count(text)
+
+    with Trial(job, "kill -9 of the TaskManager while rows wait"):
+        before = says(GOES_ON_WAITING)
+        for number in range(5):
+            clicks = make_clicks(f"wait-{number}", 120_000, users=2_000)
+            for click in clicks:
+                oracle.click(click)
+            behind, restored = says("is behind"), rest.restored(running)
+            with job.asleep():
+                job.click(clicks)
+            job.eventually("the job is behind", lambda before=behind: says("is behind") > before)  # type: ignore[misc]
+            newest = newest_checkpoint(job.stack.state / "flink" / "checkpoints")
+            job.eventually(
+                "there is a checkpoint",
+                lambda before=newest: newest_checkpoint(job.stack.state / "flink" / "checkpoints") != before,  # type: ignore[misc]
+            )
+            job.stack.kill("taskmanager-1")
+            job.eventually("it restarts", lambda before=restored: rest.restored(running) > before)  # type: ignore[misc]
+            job.eventually("it runs", lambda: job.stack.server("jobmanager").trouble() is None)
+            if says(GOES_ON_WAITING) > before:
+                break
+        assert says(GOES_ON_WAITING) > before, "no checkpoint held users that waited"
+    job.agree(oracle, FIRST, users=sorted(oracle.events)[::10])

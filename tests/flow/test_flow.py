@@ -19,6 +19,8 @@ from tests.harness import RunningJob
 from tests.releases import make_release
 from tests.traffic import FIRST, ITEM_IDS, SECOND, make_clicks, told
 
+# Metrics are at most so old.
+METRICS_S = 2.5
 # By what a Python process finds the JVM that started it.
 GATEWAY = "PYFLINK_GATEWAY_PORT"
 
@@ -65,6 +67,21 @@ def test_duplicates_change_nothing(job: RunningJob) -> None:
     job.click(clicks)
     job.eventually("all duplicates are counted", lambda: job.metric("features_duplicates") == before + 200)
     assert {user: job.row(user) for user in oracle.events} == written, "a row was written again"
+
+
+def test_a_job_that_is_behind_makes_one_row_of_many_events_and_the_right_one(job: RunningJob) -> None:
+    """Without waiting every micro-batch would make a row of nearly each of these users."""
+    clicks = make_clicks("behind", 60_000, users=3_000)
+    oracle = told(clicks)
+    waited, rows = job.metric("features_waited"), job.metric("write_rows")
+    with job.asleep():
+        job.click(clicks)
+    job.agree(oracle, FIRST)
+    job.metric("features_waited")  # what Flink answers the second time is the present state
+    time.sleep(METRICS_S)
+    waited, rows = job.metric("features_waited") - waited, job.metric("write_rows") - rows
+    assert waited > len(clicks) / 2
+    assert rows < len(clicks) - waited + 3 * len(oracle.events)
 
 
 def test_bad_records_are_dead_letters_and_their_neighbours_live(job: RunningJob) -> None:

@@ -11,8 +11,10 @@ from pyflink.common import Row
 from schemas.click import ACTIONS, Click, encode_click
 from schemas.user_state import history, load_states
 from streaming import features
+from streaming.config import Settings
 from streaming.dead_letter import DEAD_LETTERS
 from streaming.features import POPULARITY, Features, Updated
+from streaming.waiting import LOOK_MS
 from tests.unit.streaming.test_metrics import Counted
 from tests.unit.streaming.test_users import Kept
 
@@ -21,30 +23,69 @@ CLICK, ERASURE = features.CLICK, features.ERASURE
 
 
 class Context(Counted):
-    """What Flink gives an operator, in memory."""
+    """What Flink gives an operator, in memory: its state, and timers by when they ring, ms."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept = Kept()
+        self.kept, self.waiting = Kept(), Kept()
+        self.timers: list[int] = []
 
     def get_map_state(self, descriptor: Any) -> Kept:
-        return self.kept
+        return {"users": self.kept, "waiting": self.waiting}[descriptor.name]
+
+    def get_current_key(self) -> int:
+        return 7
+
+    def timer_service(self) -> "Context":
+        return self
+
+    def current_processing_time(self) -> int:
+        return int(time.time() * 1000)
+
+    def register_processing_time_timer(self, when: int) -> None:
+        self.timers.append(when)
+
+
+class Late:
+    """Whether what comes has waited in Kafka for long."""
+
+    yes = False
+
+    def __init__(self, _settings: Settings) -> None:
+        pass
+
+    def behind(self, _kind: int, _partition: int, _offset: int) -> bool:
+        return self.yes
+
+
+@pytest.fixture(autouse=True)
+def late(monkeypatch: pytest.MonkeyPatch) -> type[Late]:
+    monkeypatch.setattr(Late, "yes", False)
+    monkeypatch.setattr(features, "Lag", Late)
+    return Late
 
 
 class Job:
-    """The operator, opened."""
+    """The operator, opened. context: of a life before, with what it kept."""
 
-    def __init__(self) -> None:
-        self.context = Context()
-        self.operator = Features(["clicks", "erasures"], None)
+    def __init__(self, context: Context | None = None) -> None:
+        self.context = context or Context()
+        self.operator = Features(Settings())
         self.operator.open(self.context)
+
+    def ring(self) -> list[Updated]:
+        """All timers that are set, and those that are set by them at once; what was passed on meanwhile."""
+        out: list[Updated] = []
+        while self.context.timers and self.context.timers[0] <= time.time() * 1000 + LOOK_MS:
+            out += self.operator.on_timer(self.context.timers.pop(0), self.context)
+        return out
 
     def take(self, records: Sequence[tuple[bytes | None, bytes | None, int]]) -> list[Any]:
         """A micro-batch of (key, value, kind)."""
         keys, values, kinds = (tuple(column) for column in zip(*records, strict=True))
         count = len(records)
         row = Row(keys, values, kinds, (0,) * count, tuple(range(count)), (NOW_MS,) * count)
-        return list(self.operator.process_element(row, None))
+        return list(self.operator.process_element(row, self.context))
 
 
 def record(click: Click) -> tuple[bytes, bytes, int]:
@@ -174,3 +215,84 @@ def test_popularity_counts_what_was_wanted_by_hour() -> None:
     assert sorted(zip(*columns, strict=True)) == sorted(
         [(NOW_MS // hour, "i1", 2), (NOW_MS // hour - 1, "i1", 1), (NOW_MS // hour - 1, "i3", 1)]
     )
+
+
+def test_users_of_a_shard_that_is_behind_get_one_row_for_all_that_came(late: type[Late]) -> None:
+    job = Job()
+    late.yes = True
+    for number in range(3):
+        out = job.take([record(Click(f"{user}{number}", user, "i", NOW_MS)) for user in ("ann", "bob")])
+        assert [tag for tag, _ in out] == [POPULARITY], "states and counts are kept up to date, rows wait"
+    assert len(job.context.timers) == 1
+    late.yes = False
+    job.take([record(Click("c", "cy", "i", NOW_MS))])
+    [rows] = job.ring()
+    assert rows.user_ids == ["ann", "bob", "cy"]
+    assert dict(zip(rows.user_ids, rows.records, strict=True)) == dict(job.context.kept)
+    assert len(rows.produced) == 7
+    assert (job.context.timers, dict(job.context.waiting)) == ([], {})
+    assert updated(job.take([record(Click("d", "ann", "i", NOW_MS))])).user_ids == ["ann"], "no longer behind"
+
+
+def test_an_erasure_does_not_wait(late: type[Late]) -> None:
+    job = Job()
+    late.yes = True
+    job.take([record(Click(f"{user}1", user, "i", NOW_MS)) for user in ("ann", "bob", "cy")])
+    out = updated(job.take([(b"ann", None, ERASURE), (b"bob", None, ERASURE), record(Click("b2", "bob", "i", NOW_MS))]))
+    assert (out.user_ids, [user for user, _ in out.erased]) == ([], ["ann", "bob"])
+    late.yes = False
+    job.take([record(Click("c2", "cy", "i", NOW_MS))])
+    [rows] = job.ring()
+    assert rows.user_ids == ["bob", "cy"], "who was erased has no row"
+    written = dict(zip(rows.user_ids, load_states(rows.records)["last_write"].tolist(), strict=True))
+    assert written["bob"] > dict(out.erased)["bob"], "what came after it is not taken away by it"
+
+
+def test_a_restarted_job_makes_the_rows_that_waited_with_its_own_write_times(
+    late: type[Late], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of one write time would be mixed by Cassandra, should a model have come in between."""
+    before = Job()
+    late.yes = True
+    before.take([record(Click(f"{user}1", user, "i", NOW_MS)) for user in ("ann", "bob")])
+    late.yes = False
+    monkeypatch.setattr(features, "attempt_tag", lambda: before.operator._tag ^ 1)
+    after = Job(before.context)
+    [out] = after.ring()
+    assert out.user_ids == ["ann", "bob"]
+    for own, other in zip(load_states(out.records), load_states(list(before.context.kept.values())), strict=True):
+        assert own["last_write"] != other["last_write"]
+        own["last_write"] = other["last_write"]
+        assert own == other
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whoever_waits_however_long_no_write_time_comes_twice_and_the_last_row_is_the_state(
+    seed: int, late: type[Late], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.waiting.PIECE", 4)
+    chance, job = random.Random(seed), Job()
+    passed: list[tuple[str, bytes]] = []
+    produced = 0
+    for number in range(200):
+        late.yes = chance.random() < 0.7
+        batch = [
+            record(Click(f"{number}-{place}", f"u{chance.randrange(40)}", "i", NOW_MS))
+            for place in range(chance.randrange(1, 12))
+        ]
+        out = [one for one in job.take(batch) if isinstance(one, Updated)]
+        if chance.random() < 0.4 and job.context.timers:
+            out += job.operator.on_timer(job.context.timers.pop(0), job.context)
+        assert len(job.context.timers) == bool(job.context.waiting), "one timer for as long as somebody waits"
+        for one in out:
+            passed += zip(one.user_ids, one.records, strict=True)
+            produced += len(one.produced)
+    late.yes = False
+    for one in job.ring():
+        passed += zip(one.user_ids, one.records, strict=True)
+        produced += len(one.produced)
+    stamps = [(user, int(load_states([one])["last_write"][0])) for user, one in passed]
+    assert len(set(stamps)) == len(stamps)
+    assert dict(passed) == dict(job.context.kept)
+    assert produced == job.context.standing["features_events"]
+    assert len(passed) < produced / 2, "many events met in one row"

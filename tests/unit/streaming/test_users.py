@@ -8,22 +8,25 @@ import pytest
 from streaming.users import OVERHEAD_BYTES, Users
 
 
-class Kept(dict[str, bytes]):
+class Kept(dict[Any, Any]):
     """Flink's map state, in memory, counting how often it is asked."""
 
     reads = 0
     trips = 0
 
-    def get(self, user: str, default: Any = None) -> Any:
+    def get(self, key: Any, default: Any = None) -> Any:
         self.reads += 1
-        return super().get(user, default)
+        return super().get(key, default)
 
-    def put_all(self, records: dict[str, bytes]) -> None:
+    def put(self, key: Any, value: Any) -> None:
+        self[key] = value
+
+    def put_all(self, records: dict[Any, Any]) -> None:
         self.trips += 1
         self.update(records)
 
-    def remove(self, user: str) -> None:
-        self.pop(user, None)
+    def remove(self, key: Any) -> None:
+        self.pop(key, None)
 
 
 def test_what_was_written_lies_in_flink_before_the_call_returns() -> None:

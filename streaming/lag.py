@@ -1,0 +1,61 @@
+"""lag: whether what is read now has waited in Kafka for long.
+
+Kafka is asked where its partitions end, now and again. A record before an end that is a while old has waited for as
+long, and others after it. No clock of a producer has a say in it: those may be wrong by hours.
+"""
+
+import threading
+from collections import deque
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from schemas.errors import ContractError
+from streaming.config import Settings
+from streaming.offsets import partitions
+from streaming.topic import ANSWER_S, looking
+
+# Kafka's word for "where it ends", in place of a moment.
+_END = -1
+Ends = dict[tuple[int, int], int]
+
+
+class Lag:
+    """Knows where the partitions of the event topics ended `behind_ms` ago, or up to half as long before that.
+
+    Asks in a thread of its own. A Kafka that does not answer makes nobody late: older ends are passed sooner.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pause_s = settings.streaming.behind_ms / 2000
+        self._ends: Ends = {}
+        self._closed = threading.Event()
+        threading.Thread(target=self._ask, name="lag", daemon=True).start()
+
+    def behind(self, kind: int, partition: int, offset: int) -> bool:
+        """Whether the record that follows this one has waited for behind_ms. kind: index into the event topics."""
+        return offset + 1 < self._ends.get((kind, partition), 0)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._closed.set()
+
+    def _ask(self) -> None:
+        # The first of three answers is two pauses old when the third is there.
+        answers: deque[Ends] = deque(maxlen=3)
+        consumer = looking(self._settings, f"{self._settings.job_name}-look")
+        places: list[TopicPartition] = []
+        while not self._closed.wait(self._pause_s):
+            try:
+                places = places or self._places(consumer)
+                found = consumer.offsets_for_times(places, timeout=ANSWER_S)
+            except (KafkaException, ContractError):
+                continue  # the job's own readers say what is wrong
+            topics = self._settings.event_topics
+            answers.append({(topics.index(one.topic), one.partition): one.offset for one in found})
+            if len(answers) == answers.maxlen:
+                self._ends = answers[0]
+        consumer.close()
+
+    def _places(self, consumer: Consumer) -> list[TopicPartition]:
+        return [TopicPartition(*place, _END) for place in partitions(consumer, self._settings.event_topics)]
