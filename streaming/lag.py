@@ -4,15 +4,18 @@ Kafka is asked where its partitions end, now and again. A record before an end t
 long, and others after it. No clock of a producer has a say in it: those may be wrong by hours.
 """
 
+import logging
 import threading
 from collections import deque
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from schemas.errors import ContractError
+from schemas.errors import FreshrecError
 from streaming.config import Settings
 from streaming.offsets import partitions
 from streaming.topic import ANSWER_S, looking
+
+log = logging.getLogger("lag")
 
 # Kafka's word for "where it ends", in place of a moment.
 _END = -1
@@ -43,19 +46,25 @@ class Lag:
     def _ask(self) -> None:
         # The first of three answers is two pauses old when the third is there.
         answers: deque[Ends] = deque(maxlen=3)
-        consumer = looking(self._settings, f"{self._settings.job_name}-look")
-        places: list[TopicPartition] = []
+        topics, answered = self._settings.event_topics, True
+        consumer: Consumer | None = None
         while not self._closed.wait(self._pause_s):
             try:
-                places = places or self._places(consumer)
+                if consumer is None:  # with the password of today
+                    consumer = looking(self._settings, f"{self._settings.job_name}-look")
+                    places = [TopicPartition(*place, _END) for place in partitions(consumer, topics)]
                 found = consumer.offsets_for_times(places, timeout=ANSWER_S)
-            except (KafkaException, ContractError):
-                continue  # the job's own readers say what is wrong
-            topics = self._settings.event_topics
+            except (KafkaException, FreshrecError) as error:
+                if answered:
+                    log.warning("lag: Kafka does not say where its topics end; no row waits until it does (%s)", error)
+                answered = False
+                if consumer is not None:
+                    consumer.close()
+                consumer = None
+                continue
+            answered = True
             answers.append({(topics.index(one.topic), one.partition): one.offset for one in found})
             if len(answers) == answers.maxlen:
                 self._ends = answers[0]
-        consumer.close()
-
-    def _places(self, consumer: Consumer) -> list[TopicPartition]:
-        return [TopicPartition(*place, _END) for place in partitions(consumer, self._settings.event_topics)]
+        if consumer is not None:
+            consumer.close()

@@ -22,7 +22,8 @@ from tests.bench.report import Run, show
 from tests.bench.systems import MIB, Job, System, TunedConsumer, Tutorial, session
 from tests.bench.world import Events, Shop
 
-EVENTS, EVENTS_QUICK = 60_000, 20_000
+# Four a user, as after some minutes' pause: who is behind may make one row of a user's events.
+EVENTS, EVENTS_QUICK = 200_000, 60_000
 TUTORIAL_EVENTS, TUTORIAL_EVENTS_QUICK = 2_000, 600
 ROUNDS, ROUNDS_QUICK = 3, 2
 SESSIONS, SESSIONS_QUICK = 3, 1

@@ -124,6 +124,8 @@ def test_a_click_becomes_a_row_though_nobody_may_do_more_than_his_part(job: Runn
     with reader(trainer) as kafka:
         events = {message.value() for message in kafka.read_all(job.settings.topic(CLICKS))}
     assert events == {encode_click(click) for click in [*sent, *clicks, bad]}
+    said = job.stack.server("taskmanager-1").process.log_file.read_text()
+    assert "lag:" not in said, "the job may ask where its topics end"
 
 
 # ── doors ────────────────────────────────────────────────────────────────────────────────────────

@@ -78,6 +78,9 @@ def test_old_answers_go(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked(monkeypatch, 10, 20, 30, 40).behind(0, 0, 18)
 
 
-def test_a_kafka_that_does_not_answer_leaves_what_was_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = asked(monkeypatch, 10, None, 20, None, None, 30, None)
+def test_a_kafka_that_does_not_answer_leaves_what_was_known_and_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = asked(monkeypatch, 10, 20, None, None, 30)
+    assert [record.name for record in caplog.records] == ["lag"]
     assert (now.behind(0, 0, 8), now.behind(0, 0, 9)) == (True, False)
