@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyflink.datastream.state import MapState
 
-# So long a shard that does not catch up makes no rows. Shorter: fewer events of a user meet in one row. Longer: who has
-# come to a busy shop waits longer for anything at all.
-HOLD_MS = 10_000
+# So long a shard that does not catch up makes no rows. Shorter: fewer events of a user meet in one row, and all are
+# current later; 10 s ended just before 8 TaskManagers had read 4 million events. Longer: who comes meanwhile waits
+# longer for anything at all.
+HOLD_MS = 20_000
 # How often a shard is looked at that holds back its rows; nothing that came in between means that all was read.
 LOOK_MS = 100
 # Users whose rows are made at once. More: what comes meanwhile waits longer; these take two cores 0.15 s. Fewer: more
