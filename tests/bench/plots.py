@@ -50,7 +50,7 @@ def plot_backlog(found: dict[str, Any], file: Path) -> None:
         panel.barh(names, middle, xerr=ends, color=[COLOURS.get(name, "#56b4e9") for name in names], capsize=3)
         panel.set_xlabel(f"{what} a second")
         # Beyond the whisker, where nothing is in the way.
-        panel.margins(x=0.16)
+        panel.margins(x=0.24)
         for place, rate in enumerate(rates):
             label = f"  {rate['median']:,.0f}".replace(",", " ")
             panel.annotate(label, (rate["high"], place), va="center", color="black", fontsize=8)

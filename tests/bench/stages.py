@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import numpy as np
 import typer
@@ -45,7 +46,7 @@ from streaming.write import WriteRows
 from tests.bench.figures import Spread, per_unit, ratio
 from tests.bench.peers.driver import RawDriver
 from tests.bench.report import Run, show
-from tests.bench.standin import Context
+from tests.bench.standin import Context, Punctual
 from tests.bench.world import Events, Shop, announcement, make_release
 
 SIZES = (1, 10, 100, 1000)
@@ -74,8 +75,9 @@ class Bench:
         self.context = Context()
         self.features = Features(settings)
         self.score = Score(settings)
-        for operator in (self.features, self.score):
-            operator.open(self.context)
+        with patch("streaming.features.Lag", Punctual):
+            for operator in (self.features, self.score):
+                operator.open(self.context)
         self.model: Model = load(message, PROVIDERS, scorer_threads(settings.streaming.scorer_threads, 1))
         self._serve(Announced(message, ("model-releases", 0, 0), b"", b""))
         past = self.shop.events(PAST_EVENTS)

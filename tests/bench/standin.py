@@ -21,6 +21,16 @@ class State(dict[Any, Any]):
         return key in self
 
 
+class Punctual:
+    """In place of streaming.lag: no Kafka, and nobody behind."""
+
+    def __init__(self, _settings: Any) -> None:
+        pass
+
+    def behind(self, _kind: int, _partition: int, _offset: int) -> bool:
+        return False
+
+
 class _Nothing:
     """A counter, a distribution and the group that makes them: counting is the metrics system's cost, not a stage's."""
 
