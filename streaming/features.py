@@ -81,8 +81,10 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         self._waiting_state = runtime_context.get_map_state(
             MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
-        # By shard; made from the state when its key is first met.
+        # By shard; made from the state when its key is first met. And when the timer rings that was set since, ms: one
+        # of a former life may ring hours from now, should the clock have been put back.
         self._waiting: dict[int, Waiting] = {}
+        self._rings: dict[int, int] = {}
         self._lag = Lag(self._settings)
         self._tag = attempt_tag()
         self._version = job_version()
@@ -145,12 +147,10 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         if erased:
             yield Updated([], [], list(erased.items()), _NONE)
         if updated.user_ids:
+            shard = ctx.get_current_key()
             if not waiting:
-                log.warning(
-                    "features: shard %d is behind: states first, rows within %d s",
-                    ctx.get_current_key(),
-                    HOLD_MS // 1000,
-                )
+                log.warning("features: shard %d is behind: states first, rows within %d s", shard, HOLD_MS // 1000)
+            if shard not in self._rings:
                 self._look(ctx, LOOK_MS)
             waiting.add(updated.user_ids, np.unique(owner, return_inverse=True)[1], updated.produced, behind)
             self._metrics.add(waited=len(owner))
@@ -158,6 +158,10 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterable[Updated]:
         """Rows of some who waited, when it is time."""
+        shard = ctx.get_current_key()
+        if self._rings.get(shard, timestamp) != timestamp:
+            return
+        self._rings.pop(shard, None)
         waiting = self._waiting_in(ctx)
         if waiting and waiting.due(int(time.time() * 1000)):
             users, produced = waiting.take()
@@ -181,7 +185,9 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
 
     def _look(self, ctx: KeyedProcessFunction.Context, after_ms: int) -> None:
         service = ctx.timer_service()
-        service.register_processing_time_timer(service.current_processing_time() + after_ms)
+        when = service.current_processing_time() + after_ms
+        self._rings[ctx.get_current_key()] = when
+        service.register_processing_time_timer(when)
 
     def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
         """Clicks, the place of each user's last erasure, and bad records."""

@@ -76,8 +76,9 @@ class Job:
     def ring(self) -> list[Updated]:
         """All timers that are set, and those that are set by them at once; what was passed on meanwhile."""
         out: list[Updated] = []
-        while self.context.timers and self.context.timers[0] <= time.time() * 1000 + LOOK_MS:
-            out += self.operator.on_timer(self.context.timers.pop(0), self.context)
+        while due := [when for when in self.context.timers if when <= time.time() * 1000 + LOOK_MS]:
+            self.context.timers.remove(due[0])
+            out += self.operator.on_timer(due[0], self.context)
         return out
 
     def take(self, records: Sequence[tuple[bytes | None, bytes | None, int]]) -> list[Any]:
@@ -264,6 +265,34 @@ def test_a_restarted_job_makes_the_rows_that_waited_with_its_own_write_times(
         assert own["last_write"] != other["last_write"]
         own["last_write"] = other["last_write"]
         assert own == other
+
+
+def test_a_timer_that_rings_an_hour_late_after_a_restart_holds_nobody_up(late: type[Late]) -> None:
+    """As it does when the clock is put back meanwhile."""
+    before = Job()
+    late.yes = True
+    before.take([record(Click("a1", "ann", "i", NOW_MS))])
+    before.context.timers[:] = [NOW_MS + 3_600_000]
+    after = Job(before.context)
+    after.take([record(Click("b1", "bob", "i", NOW_MS))])
+    late.yes = False
+    after.take([record(Click("a2", "ann", "i", NOW_MS))])
+    [out] = after.ring()
+    assert out.user_ids == ["ann", "bob"]
+    assert list(after.operator.on_timer(NOW_MS + 3_600_000, after.context)) == [], "nothing is left for it"
+
+
+def test_a_timer_of_a_former_life_does_not_ring_for_ours(late: type[Late]) -> None:
+    before = Job()
+    late.yes = True
+    before.take([record(Click("a1", "ann", "i", NOW_MS))])
+    [former] = before.context.timers
+    before.context.timers[:] = []
+    after = Job(before.context)
+    after.take([record(Click("b1", "bob", "i", NOW_MS))])
+    [own] = after.context.timers
+    assert list(after.operator.on_timer(former - 1, after.context)) == []
+    assert after.context.timers == [own], "one timer for as long as somebody waits"
 
 
 @pytest.mark.parametrize("seed", range(5))
