@@ -233,6 +233,11 @@ def test_users_of_a_shard_that_is_behind_get_one_row_for_all_that_came(late: typ
     assert len(rows.produced) == 7
     assert (job.context.timers, dict(job.context.waiting)) == ([], {})
     assert updated(job.take([record(Click("d", "ann", "i", NOW_MS))])).user_ids == ["ann"], "no longer behind"
+    late.yes = True
+    job.take([record(Click("e", "ann", "i", NOW_MS))])
+    assert [row.user_ids for row in job.ring() + job.ring()] == [["ann"]], (
+        "behind again: nothing else comes, so it goes"
+    )
 
 
 def test_an_erasure_does_not_wait(late: type[Late]) -> None:
