@@ -81,10 +81,8 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         self._waiting_state = runtime_context.get_map_state(
             MapStateDescriptor("waiting", Types.LONG(), Types.PICKLED_BYTE_ARRAY())
         )
-        # By shard; made from the state when its key is first met. And when the timer rings that was set since, ms: one
-        # of a former life may ring hours from now, should the clock have been put back.
+        # By shard; made from the state when its key is first met.
         self._waiting: dict[int, Waiting] = {}
-        self._rings: dict[int, int] = {}
         self._lag = Lag(self._settings)
         self._tag = attempt_tag()
         self._version = job_version()
@@ -147,22 +145,21 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         if erased:
             yield Updated([], [], list(erased.items()), _NONE)
         if updated.user_ids:
-            shard = ctx.get_current_key()
             if not waiting:
-                log.warning("features: shard %d is behind: states first, rows within %d s", shard, HOLD_MS // 1000)
-            if shard not in self._rings:
-                self._look(ctx, LOOK_MS)
+                shard, within_s = ctx.get_current_key(), HOLD_MS // 1000
+                log.warning("features: shard %d is behind: states first, rows within %d s", shard, within_s)
+            if waiting.rings is None:
+                _look(waiting, ctx, LOOK_MS)
             waiting.add(updated.user_ids, np.unique(owner, return_inverse=True)[1], updated.produced, behind)
             self._metrics.add(waited=len(owner))
             self._metrics.set(waiting=sum(map(len, self._waiting.values())))
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterable[Updated]:
         """Rows of some who waited, when it is time."""
-        shard = ctx.get_current_key()
-        if self._rings.get(shard, timestamp) != timestamp:
-            return
-        self._rings.pop(shard, None)
         waiting = self._waiting_in(ctx)
+        if waiting.rings not in (None, timestamp):
+            return
+        waiting.rings = None
         if waiting and waiting.due(int(time.time() * 1000)):
             users, produced = waiting.take()
             kept = dict(zip(users, self._users.read(users), strict=True))
@@ -173,7 +170,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             yield Updated(users, dump_states(states), [], produced)
             self._metrics.set(waiting=sum(map(len, self._waiting.values())))
         if waiting:
-            self._look(ctx, 0 if waiting.going else LOOK_MS)
+            _look(waiting, ctx, 0 if waiting.going else LOOK_MS)
 
     def _waiting_in(self, ctx: KeyedProcessFunction.Context) -> Waiting:
         shard = ctx.get_current_key()
@@ -182,12 +179,6 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             if self._waiting[shard]:
                 log.warning("features: %d users of shard %d have waited since before", len(self._waiting[shard]), shard)
         return self._waiting[shard]
-
-    def _look(self, ctx: KeyedProcessFunction.Context, after_ms: int) -> None:
-        service = ctx.timer_service()
-        when = service.current_processing_time() + after_ms
-        self._rings[ctx.get_current_key()] = when
-        service.register_processing_time_timer(when)
 
     def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
         """Clicks, the place of each user's last erasure, and bad records."""
@@ -264,6 +255,13 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         )
         gone = [(user, when) for user, when in erased.items() if user not in records]
         return Updated(list(records), list(records.values()), gone, produced[fresh]), accepted, user_index[fresh]
+
+
+def _look(waiting: Waiting, ctx: KeyedProcessFunction.Context, after_ms: int) -> None:
+    """Let `on_timer` be called for the current shard, whose users wait."""
+    service = ctx.timer_service()
+    waiting.rings = service.current_processing_time() + after_ms
+    service.register_processing_time_timer(waiting.rings)
 
 
 def _blocks(user_index: NDArray[np.int64], users: int) -> Iterable[tuple[int, NDArray[np.int64]]]:

@@ -26,10 +26,15 @@ _NONE: tuple[Ints, Ints] = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
 
 class Waiting:
-    """Of one shard. kept: Flink's map for them, number of a piece → ids of at most PIECE users."""
+    """Of one shard. kept: Flink's map for them, number of a piece → ids of at most PIECE users.
+
+    rings: when the timer rings that was set since the start, ms; one of a former life may ring hours from now, should
+    the clock have been put back.
+    """
 
     def __init__(self, kept: MapState) -> None:
         self._kept = kept
+        self.rings: int | None = None
         # Views of the map, made from it after a restart.
         self._pieces: dict[int, list[str]] = dict(sorted(kept.items()))
         self._piece_of = {user: number for number, users in self._pieces.items() for user in users}
