@@ -82,7 +82,7 @@ class StreamingSection(Section):
 
     @property
     def behind_ms(self) -> int:
-        """A shard whose events have waited in Kafka for so long makes no rows until it has caught up."""
+        """A TaskManager whose events have waited in Kafka for so long makes no rows until it has caught up."""
         return max(1000, 5 * self.freshness_ms)
 
     @property
@@ -132,7 +132,7 @@ class Settings(CommonSettings):
             f"config: parallelism {s.parallelism}, hence {s.parallelism} TaskManagers; never above "
             f"{s.largest_parallelism}, hence {s.largest_parallelism} shards",
             f"config: freshness {s.freshness_ms} ms, hence windows of {s.window_ms} ms and buffers sent after "
-            f"{s.buffer_timeout_ms} ms; {s.behind_ms} ms behind, rows wait until their shard has caught up",
+            f"{s.buffer_timeout_ms} ms; {s.behind_ms} ms behind, rows wait until what is read is newer",
             "config: "
             + (
                 f"only releases signed by one of {len(read_trust(self.release_keys).keys)} keys in {self.release_keys}"

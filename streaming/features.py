@@ -5,7 +5,7 @@ For one micro-batch, all of one shard:
     2. forget users whose erasure is in it
     3. read each user's state once, add the events, write it once
     4. pass the states on to be scored, and the items' counts on to trending
-Where a shard is behind, its users wait with step 4 until it has caught up (waiting.py).
+While it is behind, users wait with step 4 until it has caught up (waiting.py).
 """
 
 import logging
@@ -35,7 +35,7 @@ from streaming.popularity import Addition
 from streaming.registry import registry
 from streaming.stamps import attempt_tag, delete_stamp, next_stamps, retagged
 from streaming.users import Users
-from streaming.waiting import HOLD_MS, LOOK_MS, Waiting
+from streaming.waiting import HOLD_MS, LOOK_MS, Hold, Waiting
 
 log = logging.getLogger("features")
 
@@ -83,6 +83,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         )
         # By shard; made from the state when its key is first met.
         self._waiting: dict[int, Waiting] = {}
+        self._hold = Hold(2 * self._settings.streaming.window_ms)
         self._lag = Lag(self._settings)
         self._tag = attempt_tag()
         self._version = job_version()
@@ -138,29 +139,34 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             yield POPULARITY, Row(0, _popularity(fresh))
         behind = self._lag.behind(records.kinds[-1], records.partitions[-1], records.offsets[-1])
         waiting = self._waiting_in(ctx)
-        if not (behind or waiting):
+        held = any(self._waiting.values())
+        if behind:
+            self._hold.old_came(time.monotonic())
+        if not (behind or held):
             if updated.user_ids or updated.erased:
                 yield updated
             return
         if erased:
             yield Updated([], [], list(erased.items()), _NONE)
         if updated.user_ids:
+            if not held:
+                log.warning("features: is behind: states first, rows within %d s", HOLD_MS // 1000)
             if not waiting:
-                shard, within_s = ctx.get_current_key(), HOLD_MS // 1000
-                log.warning("features: shard %d is behind: states first, rows within %d s", shard, within_s)
-            if waiting.rings is None:
-                _look(waiting, ctx, LOOK_MS)
-            waiting.add(updated.user_ids, np.unique(owner, return_inverse=True)[1], updated.produced, behind)
+                _look(waiting, ctx)
+            waiting.add(updated.user_ids, np.unique(owner, return_inverse=True)[1], updated.produced)
             self._metrics.add(waited=len(owner))
             self._metrics.set(waiting=sum(map(len, self._waiting.values())))
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterable[Updated]:
         """Rows of some who waited, when it is time."""
         waiting = self._waiting_in(ctx)
-        if waiting.rings not in (None, timestamp):
+        if waiting.rings != timestamp:
             return
-        waiting.rings = None
-        if waiting and waiting.due(int(time.time() * 1000)):
+        late_ms = int(time.time() * 1000) - timestamp
+        if waiting and not self._going() and self._hold.over(time.monotonic(), late_ms):
+            for shard in self._waiting.values():
+                shard.go()
+        if waiting is self._going():
             users, produced = waiting.take()
             kept = dict(zip(users, self._users.read(users), strict=True))
             users = [user for user, record in kept.items() if record is not None]  # else erased meanwhile
@@ -170,7 +176,13 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             yield Updated(users, dump_states(states), [], produced)
             self._metrics.set(waiting=sum(map(len, self._waiting.values())))
         if waiting:
-            _look(waiting, ctx, 0 if waiting.going else LOOK_MS)
+            _look(waiting, ctx, 0 if waiting is self._going() else LOOK_MS)
+        else:
+            waiting.rings = None
+
+    def _going(self) -> Waiting | None:
+        """The shard whose rows are being made: one at a time, or micro-batches would wait for a piece of each."""
+        return next((shard for shard in self._waiting.values() if shard.going), None)
 
     def _waiting_in(self, ctx: KeyedProcessFunction.Context) -> Waiting:
         shard = ctx.get_current_key()
@@ -178,6 +190,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
             self._waiting[shard] = Waiting(self._waiting_state)
             if self._waiting[shard]:
                 log.warning("features: %d users of shard %d have waited since before", len(self._waiting[shard]), shard)
+                _look(self._waiting[shard], ctx)
         return self._waiting[shard]
 
     def _decode(self, records: Records, now_ms: int) -> tuple[Clicks, dict[str, int], list[BadRecord]]:
@@ -257,7 +270,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         return Updated(list(records), list(records.values()), gone, produced[fresh]), accepted, user_index[fresh]
 
 
-def _look(waiting: Waiting, ctx: KeyedProcessFunction.Context, after_ms: int) -> None:
+def _look(waiting: Waiting, ctx: KeyedProcessFunction.Context, after_ms: int = LOOK_MS) -> None:
     """Let `on_timer` be called for the current shard, whose users wait."""
     service = ctx.timer_service()
     waiting.rings = service.current_processing_time() + after_ms

@@ -11,7 +11,7 @@ from pyflink.common import Row
 from schemas.click import ACTIONS, Click, encode_click
 from schemas.user_state import history, load_states
 from streaming import features
-from streaming.config import Settings
+from streaming.config import Settings, StreamingSection
 from streaming.dead_letter import DEAD_LETTERS
 from streaming.features import POPULARITY, Features, Updated
 from streaming.waiting import LOOK_MS
@@ -23,18 +23,27 @@ CLICK, ERASURE = features.CLICK, features.ERASURE
 
 
 class Context(Counted):
-    """What Flink gives an operator, in memory: its state, and timers by when they ring, ms."""
+    """What Flink gives an operator, in memory: state by shard, and timers as (when it rings, ms; shard)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept, self.waiting = Kept(), Kept()
-        self.timers: list[int] = []
+        self.shard = 7
+        self.states: dict[str, dict[int, Kept]] = {"users": {}, "waiting": {}}
+        self.timers: list[tuple[int, int]] = []
 
-    def get_map_state(self, descriptor: Any) -> Kept:
-        return {"users": self.kept, "waiting": self.waiting}[descriptor.name]
+    @property
+    def kept(self) -> dict[str, bytes]:
+        return {user: record for kept in self.states["users"].values() for user, record in kept.items()}
+
+    @property
+    def waiting(self) -> bool:
+        return any(self.states["waiting"].values())
+
+    def get_map_state(self, descriptor: Any) -> "OfShard":
+        return OfShard(self, descriptor.name)
 
     def get_current_key(self) -> int:
-        return 7
+        return self.shard
 
     def timer_service(self) -> "Context":
         return self
@@ -43,7 +52,17 @@ class Context(Counted):
         return int(time.time() * 1000)
 
     def register_processing_time_timer(self, when: int) -> None:
-        self.timers.append(when)
+        self.timers.append((when, self.shard))
+
+
+class OfShard:
+    """A map state: that of the shard at work."""
+
+    def __init__(self, context: Context, name: str) -> None:
+        self._context, self._name = context, name
+
+    def __getattr__(self, method: str) -> Any:
+        return getattr(self._context.states[self._name].setdefault(self._context.shard, Kept()), method)
 
 
 class Late:
@@ -65,24 +84,51 @@ def late(monkeypatch: pytest.MonkeyPatch) -> type[Late]:
     return Late
 
 
+class Whim:
+    """Holds back rows, or not, by chance. asked: how often it was, by all of them."""
+
+    chance, asked = 0.0, 0
+
+    def __init__(self, _quiet_ms: int) -> None:
+        self._random = random.Random(3)
+
+    def old_came(self, _now: float) -> None:
+        pass
+
+    def over(self, _now: float, _late_ms: int) -> bool:
+        Whim.asked += 1
+        return self._random.random() < self.chance
+
+
 class Job:
     """The operator, opened. context: of a life before, with what it kept."""
 
-    def __init__(self, context: Context | None = None) -> None:
+    def __init__(self, context: Context | None = None, settings: Settings | None = None) -> None:
         self.context = context or Context()
-        self.operator = Features(Settings())
+        self.operator = Features(settings or Settings())
         self.operator.open(self.context)
 
-    def ring(self) -> list[Updated]:
-        """All timers that are set, and those that are set by them at once; what was passed on meanwhile."""
+    def ring(self, when: int, shard: int = 7) -> list[Updated]:
+        """One timer."""
+        self.context.shard = shard
+        if (when, shard) in self.context.timers:
+            self.context.timers.remove((when, shard))
+        return list(self.operator.on_timer(when, self.context))
+
+    def ring_all(self) -> list[Updated]:
+        """All timers that are set, and those that are set by them; what was passed on meanwhile."""
         out: list[Updated] = []
-        while due := [when for when in self.context.timers if when <= time.time() * 1000 + LOOK_MS]:
-            self.context.timers.remove(due[0])
-            out += self.operator.on_timer(due[0], self.context)
+        while due := [timer for timer in self.context.timers if timer[0] <= time.time() * 1000 + LOOK_MS]:
+            out += self.ring(*due[0])
         return out
 
-    def take(self, records: Sequence[tuple[bytes | None, bytes | None, int]]) -> list[Any]:
+    def ring_all_once(self) -> list[Updated]:
+        """Every timer that is set."""
+        return [rows for timer in list(self.context.timers) for rows in self.ring(*timer)]
+
+    def take(self, records: Sequence[tuple[bytes | None, bytes | None, int]], shard: int = 7) -> list[Any]:
         """A micro-batch of (key, value, kind)."""
+        self.context.shard = shard
         keys, values, kinds = (tuple(column) for column in zip(*records, strict=True))
         count = len(records)
         row = Row(keys, values, kinds, (0,) * count, tuple(range(count)), (NOW_MS,) * count)
@@ -227,17 +273,23 @@ def test_users_of_a_shard_that_is_behind_get_one_row_for_all_that_came(late: typ
     assert len(job.context.timers) == 1
     late.yes = False
     job.take([record(Click("c", "cy", "i", NOW_MS))])
-    [rows] = job.ring()
+    [rows] = job.ring_all()
     assert rows.user_ids == ["ann", "bob", "cy"]
-    assert dict(zip(rows.user_ids, rows.records, strict=True)) == dict(job.context.kept)
+    assert dict(zip(rows.user_ids, rows.records, strict=True)) == job.context.kept
     assert len(rows.produced) == 7
-    assert (job.context.timers, dict(job.context.waiting)) == ([], {})
+    assert (job.context.timers, job.context.waiting) == ([], False)
     assert updated(job.take([record(Click("d", "ann", "i", NOW_MS))])).user_ids == ["ann"], "no longer behind"
     late.yes = True
     job.take([record(Click("e", "ann", "i", NOW_MS))])
-    assert [row.user_ids for row in job.ring() + job.ring()] == [["ann"]], (
-        "behind again: nothing else comes, so it goes"
-    )
+    assert [row.user_ids for row in job.ring_all()] == [["ann"]], "behind again: nothing else comes, so it goes"
+
+
+def test_a_pause_between_two_long_windows_is_not_the_end_of_a_backlog(late: type[Late]) -> None:
+    job = Job(settings=Settings(streaming=StreamingSection(freshness_ms=3000)))
+    late.yes = True
+    job.take([record(Click("a1", "ann", "i", NOW_MS))])
+    time.sleep(2 * LOOK_MS / 1000)
+    assert job.ring_all_once() + job.ring_all_once() == [], "the first look is late, the second in time"
 
 
 def test_an_erasure_does_not_wait(late: type[Late]) -> None:
@@ -248,7 +300,7 @@ def test_an_erasure_does_not_wait(late: type[Late]) -> None:
     assert (out.user_ids, [user for user, _ in out.erased]) == ([], ["ann", "bob"])
     late.yes = False
     job.take([record(Click("c2", "cy", "i", NOW_MS))])
-    [rows] = job.ring()
+    [rows] = job.ring_all()
     assert rows.user_ids == ["bob", "cy"], "who was erased has no row"
     written = dict(zip(rows.user_ids, load_states(rows.records)["last_write"].tolist(), strict=True))
     assert written["bob"] > dict(out.erased)["bob"], "what came after it is not taken away by it"
@@ -264,7 +316,7 @@ def test_a_restarted_job_makes_the_rows_that_waited_with_its_own_write_times(
     late.yes = False
     monkeypatch.setattr(features, "attempt_tag", lambda: before.operator._tag ^ 1)
     after = Job(before.context)
-    [out] = after.ring()
+    [out] = after.ring_all()
     assert out.user_ids == ["ann", "bob"]
     for own, other in zip(load_states(out.records), load_states(list(before.context.kept.values())), strict=True):
         assert own["last_write"] != other["last_write"]
@@ -277,14 +329,14 @@ def test_a_timer_that_rings_an_hour_late_after_a_restart_holds_nobody_up(late: t
     before = Job()
     late.yes = True
     before.take([record(Click("a1", "ann", "i", NOW_MS))])
-    before.context.timers[:] = [NOW_MS + 3_600_000]
+    before.context.timers[:] = [(NOW_MS + 3_600_000, 7)]
     after = Job(before.context)
     after.take([record(Click("b1", "bob", "i", NOW_MS))])
     late.yes = False
     after.take([record(Click("a2", "ann", "i", NOW_MS))])
-    [out] = after.ring()
+    [out] = after.ring_all()
     assert out.user_ids == ["ann", "bob"]
-    assert list(after.operator.on_timer(NOW_MS + 3_600_000, after.context)) == [], "nothing is left for it"
+    assert after.ring(NOW_MS + 3_600_000) == [], "nothing is left for it"
 
 
 def test_a_timer_of_a_former_life_does_not_ring_for_ours(late: type[Late]) -> None:
@@ -296,8 +348,56 @@ def test_a_timer_of_a_former_life_does_not_ring_for_ours(late: type[Late]) -> No
     after = Job(before.context)
     after.take([record(Click("b1", "bob", "i", NOW_MS))])
     [own] = after.context.timers
-    assert list(after.operator.on_timer(former - 1, after.context)) == []
+    assert after.ring(former[0] - 1) == []
     assert after.context.timers == [own], "one timer for as long as somebody waits"
+
+
+def test_whoever_waited_before_a_restart_gets_a_timer_with_the_first_micro_batch_whatever_is_in_it(
+    late: type[Late],
+) -> None:
+    """Shards take turns: one without a timer would keep all others from theirs."""
+    before = Job()
+    late.yes = True
+    before.take([record(Click("a1", "ann", "i", NOW_MS))])
+    before.context.timers[:] = [(NOW_MS + 3_600_000, 7)]
+    after = Job(before.context)
+    after.take([record(Click("a1", "ann", "i", NOW_MS))])
+    after.take([record(Click("b1", "bob", "i", NOW_MS))], shard=8)
+    late.yes = False
+    assert [rows.user_ids for rows in after.ring_all()] == [["ann"], ["bob"]]
+
+
+def test_shards_of_an_operator_hold_back_and_go_together_one_at_a_time(
+    late: type[Late], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streaming.waiting.PIECE", 1)
+    monkeypatch.setattr(features, "Hold", Whim)
+    Whim.chance = 0.0
+    job = Job()
+    late.yes = True
+    job.take([record(Click(f"{user}1", user, "i", NOW_MS)) for user in ("ann", "bob")], shard=1)
+    late.yes = False
+    out = job.take([record(Click(f"{user}1", user, "i", NOW_MS)) for user in ("cy", "dan")], shard=2)
+    assert [tag for tag, _ in out] == [POPULARITY], "another shard of theirs is behind"
+    began = job.context.current_processing_time()
+    assert job.ring_all_once() == []
+    assert all(when >= began + LOOK_MS for when, _ in job.context.timers), "they are looked at now and again"
+    Whim.chance = 1.0
+    (two, _) = job.context.timers[1]
+    assert [rows.user_ids for rows in job.ring(two, 2)] == [], "it is the other one's turn"
+    asked = Whim.asked
+    job.take([record(Click("eve1", "eve", "i", NOW_MS))], shard=2)
+    assert [rows.user_ids for rows in job.ring_all_once()] == [["ann"]]
+    ended = job.context.current_processing_time()
+    assert min(job.context.timers) <= (ended, 1), "the next piece is made at once"
+    assert [rows.user_ids for rows in job.ring_all_once()] == [["bob"], ["cy"]]
+    assert Whim.asked == asked, "what holds back the next ones begins after these"
+    Whim.chance = 0.0
+    assert [rows.user_ids for rows in job.ring_all_once()] == [["dan"]]
+    assert job.ring_all_once() == [], "who came meanwhile waits for the next time"
+    Whim.chance = 1.0
+    assert [rows.user_ids for rows in job.ring_all_once()] == [["eve"]]
+    assert (job.context.timers, job.context.waiting) == ([], False)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -305,28 +405,32 @@ def test_whoever_waits_however_long_no_write_time_comes_twice_and_the_last_row_i
     seed: int, late: type[Late], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streaming.waiting.PIECE", 4)
+    monkeypatch.setattr(features, "Hold", Whim)
+    Whim.chance = 0.3
     chance, job = random.Random(seed), Job()
     passed: list[tuple[str, bytes]] = []
     produced = 0
-    for number in range(200):
+    for number in range(300):
         late.yes = chance.random() < 0.7
+        shard = chance.randrange(3)
         batch = [
-            record(Click(f"{number}-{place}", f"u{chance.randrange(40)}", "i", NOW_MS))
+            record(Click(f"{number}-{place}", f"u{shard}-{chance.randrange(20)}", "i", NOW_MS))
             for place in range(chance.randrange(1, 12))
         ]
-        out = [one for one in job.take(batch) if isinstance(one, Updated)]
-        if chance.random() < 0.4 and job.context.timers:
-            out += job.operator.on_timer(job.context.timers.pop(0), job.context)
-        assert len(job.context.timers) == bool(job.context.waiting), "one timer for as long as somebody waits"
+        out = [one for one in job.take(batch, shard) if isinstance(one, Updated)]
+        if chance.random() < 0.5 and job.context.timers:
+            out += job.ring(*chance.choice(job.context.timers))
+        waiting = [shard for shard, kept in job.context.states["waiting"].items() if kept]
+        assert sorted(shard for _, shard in job.context.timers) == sorted(waiting), "one timer where somebody waits"
         for one in out:
             passed += zip(one.user_ids, one.records, strict=True)
             produced += len(one.produced)
     late.yes = False
-    for one in job.ring():
+    for one in job.ring_all():
         passed += zip(one.user_ids, one.records, strict=True)
         produced += len(one.produced)
     stamps = [(user, int(load_states([one])["last_write"][0])) for user, one in passed]
     assert len(set(stamps)) == len(stamps)
-    assert dict(passed) == dict(job.context.kept)
+    assert dict(passed) == job.context.kept
     assert produced == job.context.standing["features_events"]
     assert len(passed) < produced / 2, "many events met in one row"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from streaming import waiting
-from streaming.waiting import HOLD_MS, LOOK_MS, Waiting
+from streaming.waiting import HOLD_MS, LOOK_MS, Hold, Waiting
 from tests.unit.streaming.test_users import Kept
 
 
-def add(some: Waiting, *users: str, behind: bool = True, produced: int = 1) -> None:
+def add(some: Waiting, *users: str, produced: int = 1) -> None:
     """A micro-batch with one event of each of them."""
-    some.add(list(users), np.arange(len(users)), np.full(len(users), produced), behind)
+    some.add(list(users), np.arange(len(users)), np.full(len(users), produced))
 
 
 def test_a_user_waits_once_and_who_came_first_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,43 +43,50 @@ def test_after_a_restart_the_same_users_wait_in_the_same_order(monkeypatch: pyte
     assert found == [*(f"u{number}" for number in range(2, 12)), "new"]
 
 
-def test_rows_wait_while_their_shard_is_behind_but_not_longer_than_promised() -> None:
-    some = Waiting(Kept())
+def test_rows_wait_for_as_long_as_something_old_comes_but_not_longer_than_promised() -> None:
+    hold = Hold(0)
     for now in range(0, HOLD_MS, LOOK_MS):
-        add(some, "ann", f"u{now}")
-        assert not some.due(1_000_000 + now)
-    add(some, "ann")
-    assert some.due(1_000_000 + HOLD_MS)
+        hold.old_came(1000 + now / 1000)
+        assert not hold.over(1000 + now / 1000, 0)
+    hold.old_came(1000 + HOLD_MS / 1000)
+    assert hold.over(1000 + HOLD_MS / 1000, 0)
+    assert not hold.over(1000 + HOLD_MS / 1000, 0), "the next time begins anew"
 
 
-def test_rows_are_made_once_their_shard_has_caught_up() -> None:
-    some = Waiting(Kept())
-    add(some, "ann")
-    assert not some.due(0)
-    add(some, "bob", behind=False)
-    assert some.due(LOOK_MS)
+@pytest.mark.parametrize("quiet_ms", [0, 40, 1500])
+def test_rows_are_made_when_nothing_old_has_come_for_a_while(quiet_ms: int) -> None:
+    hold, pause_s = Hold(quiet_ms), max(quiet_ms, LOOK_MS) / 1000
+    hold.old_came(50.0)
+    assert not hold.over(50.0 + pause_s * 0.99, 0)
+    assert hold.over(50.0 + pause_s * 1.01, 0)
+    assert hold.over(50.0 + pause_s * 1.01, 0), "nothing holds back who came since"
 
 
-def test_rows_are_made_when_nothing_comes_any_more() -> None:
-    some = Waiting(Kept())
-    add(some, "ann")
-    assert not some.due(0)
-    assert some.due(LOOK_MS)
+def test_a_busy_thread_does_not_take_its_own_pause_for_the_end() -> None:
+    hold = Hold(0)
+    hold.old_came(50.0)
+    assert not hold.over(51.0, 900)
+    assert hold.over(51.1, 1)
+    assert not hold.over(52.0, 900)
+    assert hold.over(52.0 + HOLD_MS / 1000, 900), "not longer than promised, be it ever so busy"
 
 
 def test_who_comes_while_rows_are_made_waits_for_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a shard that gets more than it can score would never take in events again."""
     monkeypatch.setattr(waiting, "PIECE", 1)
     some = Waiting(Kept())
-    add(some, "ann", "bob", behind=False)
-    assert some.due(0)
+    add(some, "ann", "bob")
+    assert not some.going
+    some.go()
     assert some.take()[0] == ["ann"]
     add(some, "cy")
     assert some.going
     assert some.take()[0] == ["bob"]
     assert not some.going
-    add(some, "dan")
-    assert not some.due(LOOK_MS)
+    some.go()
+    assert (some.take()[0], some.going) == (["cy"], False)
+    some.go()
+    assert not some.going, "there is nobody"
 
 
 def test_a_large_micro_batch_goes_in_pieces() -> None:
