@@ -81,6 +81,15 @@ class StreamingSection(Section):
         return max(5, self.freshness_ms * 2 // 3, 2 * MICRO_BATCH_MS * shards_of_one)
 
     @property
+    def fetch_wait_ms(self) -> int:
+        """Kafka gathers events for so long before it answers, at most.
+
+        Half of it is added to what an event waits anyway. An answer for every few events costs both sides more than
+        all else that is done with them between Kafka and the micro-batch.
+        """
+        return min(100, self.freshness_ms // 3)
+
+    @property
     def behind_ms(self) -> int:
         """A TaskManager whose events have waited in Kafka for so long makes no rows until it has caught up."""
         return max(1000, 5 * self.freshness_ms)
@@ -131,8 +140,9 @@ class Settings(CommonSettings):
             f"config: keyspace {self.keyspace}, rows live {s.row_ttl_days} days",
             f"config: parallelism {s.parallelism}, hence {s.parallelism} TaskManagers; never above "
             f"{s.largest_parallelism}, hence {s.largest_parallelism} shards",
-            f"config: freshness {s.freshness_ms} ms, hence windows of {s.window_ms} ms and buffers sent after "
-            f"{s.buffer_timeout_ms} ms; {s.behind_ms} ms behind, rows wait until what is read is newer",
+            f"config: freshness {s.freshness_ms} ms, hence Kafka answers within {s.fetch_wait_ms} ms, windows of "
+            f"{s.window_ms} ms and buffers sent after {s.buffer_timeout_ms} ms; {s.behind_ms} ms behind, rows "
+            "wait until what is read is newer",
             "config: "
             + (
                 f"only releases signed by one of {len(read_trust(self.release_keys).keys)} keys in {self.release_keys}"

@@ -39,8 +39,9 @@ def build(settings: Settings, checkpoint: str | None = None) -> StreamExecutionE
     tables = StreamTableEnvironment.create(environment)
     kafka, lossy = settings.kafka, dials.accept_gap
 
-    read.declare(tables, read.EVENTS, kafka, settings.event_topics, settings.job_name, lossy)
-    read.declare(tables, read.CONTROL, kafka, settings.control_topics, settings.control_group, lossy)
+    wait_ms = dials.fetch_wait_ms
+    read.declare(tables, read.EVENTS, kafka, settings.event_topics, settings.job_name, wait_ms, lossy)
+    read.declare(tables, read.CONTROL, kafka, settings.control_topics, settings.control_group, SLOW_MS, lossy)
     shards = batch.balanced_keys(dials.largest_parallelism)
     events = batches(tables, read.EVENTS, settings.event_topics, shards, dials.window_ms, dials.buffer_timeout_ms)
     messages = batches(tables, read.CONTROL, settings.control_topics, shards[:1], SLOW_MS, SLOW_MS)

@@ -110,12 +110,17 @@ def test_settings_do_not_change_once_read() -> None:
 
 def test_what_follows_from_the_target_of_freshness_is_told_at_the_start() -> None:
     # Two shards of one TaskManager want 20 ms for their micro-batches alone; of two TaskManagers each has one.
-    for target, parallelism, window, buffers in ((30, 1, 20, 2), (10, 1, 20, 1), (10, 2, 10, 1), (3000, 1, 2000, 100)):
+    for target, parallelism, fetch, window, buffers in (
+        (30, 1, 10, 20, 2),
+        (10, 1, 3, 20, 1),
+        (10, 2, 3, 10, 1),
+        (3000, 1, 100, 2000, 100),
+    ):
         settings = load_settings(Settings, streaming={"freshness_ms": target, "parallelism": parallelism})
         section = settings.streaming
-        assert (section.window_ms, section.buffer_timeout_ms) == (window, buffers)
+        assert (section.fetch_wait_ms, section.window_ms, section.buffer_timeout_ms) == (fetch, window, buffers)
         told = " | ".join(settings.describe())
-        for words in (f"freshness {target} ms", f"windows of {window} ms", f"after {buffers} ms"):
+        for words in (f"freshness {target} ms", f"within {fetch} ms", f"windows of {window} ms", f"after {buffers} ms"):
             assert words in told
 
 

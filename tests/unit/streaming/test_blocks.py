@@ -101,15 +101,17 @@ def test_one_comparison_at_a_time(works: Works, tmp_path: Path, monkeypatch: pyt
     works.offer(tmp_path, SECOND, "shadow")
     works.done()
     monkeypatch.setattr(Guard, "due", True)
-    begun, go_on = [], threading.Event()
+    begun, first, go_on = [], threading.Event(), threading.Event()
 
     def compare(self: Guard, *_: Any) -> None:
         begun.append(self)
+        first.set()
         assert go_on.wait(10)
 
     monkeypatch.setattr(Guard, "compare", compare)
     for _ in range(3):
         works.blocks.compare(RECORDS)
+    assert first.wait(10)
     # A block goes on beside a comparison that takes long.
     assert len(works.done()) == len(USERS)
     assert len(begun) == 1
