@@ -27,6 +27,9 @@ from tests.resident import Resident, resident
 from trainer.publish import Release
 
 SWAPS, SWAPS_QUICK = 500, 20
+# What comes meanwhile fills users' records, RocksDB's cache and tables, with or without a swap: without one and without
+# these beforehand, memory grew from 886 to 993 MiB in as long a time as the swaps take. As many as come meanwhile.
+AGE, AGE_QUICK, AGE_AT_ONCE = 450_000, 30_000, 30_000
 # A release is loaded, checked and warmed within this where a core is to be had, so that every announcement becomes a
 # swap. On two slow and busy cores some are overtaken by the next one.
 EVERY_S = 3.0
@@ -47,12 +50,13 @@ COUNTED = ("score_swaps", "score_refused", "score_rolled_back")
 
 @dataclass(frozen=True)
 class Plan:
-    """How often a model is announced, how long the feed goes on without one first, and events a second."""
+    """How often a model is announced, how long the feed goes on without one first, events a second and before it."""
 
     swaps: int
     every_s: float = EVERY_S
     control_s: float = CONTROL_S
     rate: int = RATE
+    age: int = AGE
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Found:
 def measure(quick: bool) -> None:
     """Run, print and write down everything."""
     run = Run("swap", quick)
-    plan = Plan(SWAPS_QUICK, control_s=CONTROL_QUICK_S) if quick else Plan(SWAPS)
+    plan = Plan(SWAPS_QUICK, control_s=CONTROL_QUICK_S, age=AGE_QUICK) if quick else Plan(SWAPS)
     with Lab(run) as lab:
         releases = [lab.release, *(lab.new_release() for _ in range(ROTATION - 1))]
         job = Job(lab.stack, lab.namespace(), lab.release)
@@ -83,9 +87,10 @@ def measure(quick: bool) -> None:
 def swapping(run: Run, job: Job, releases: list[Release], plan: Plan, look: Callable[[], None] = lambda: None) -> Found:
     """Announce releases in turn under a steady feed. look: called whenever memory is looked at."""
     # Who is met for the first time stays in memory, whatever is swapped: so everybody is, before anything is looked at.
-    everybody = Shop(42).one_each(0, USERS)
-    fill(job.producer, job.clicks, everybody)
-    job.reader.wait_last(everybody.newest(), PATIENCE_S)
+    shop = Shop(42)
+    for before in (shop.one_each(0, USERS), *(shop.events(AGE_AT_ONCE) for _ in range(0, plan.age, AGE_AT_ONCE))):
+        fill(job.producer, job.clicks, before)
+        job.reader.wait_last(before.newest(), PATIENCE_S)
     # Somewhat longer than all of it takes: it ends when the swaps do.
     seconds = 1.2 * (2 * SETTLE_S + plan.control_s + plan.swaps * plan.every_s)
     feeder = Feeder(job.clicks, job.env, plan.rate, seconds, seed=41)
