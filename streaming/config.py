@@ -87,7 +87,7 @@ class StreamingSection(Section):
         Half of it is added to what an event waits anyway. An answer for every few events costs both sides more than
         all else that is done with them between Kafka and the micro-batch.
         """
-        return min(100, self.freshness_ms // 3)
+        return min(100, self.freshness_ms // 5)
 
     @property
     def behind_ms(self) -> int:

@@ -111,9 +111,9 @@ def test_settings_do_not_change_once_read() -> None:
 def test_what_follows_from_the_target_of_freshness_is_told_at_the_start() -> None:
     # Two shards of one TaskManager want 20 ms for their micro-batches alone; of two TaskManagers each has one.
     for target, parallelism, fetch, window, buffers in (
-        (30, 1, 10, 20, 2),
-        (10, 1, 3, 20, 1),
-        (10, 2, 3, 10, 1),
+        (30, 1, 6, 20, 2),
+        (10, 1, 2, 20, 1),
+        (10, 2, 2, 10, 1),
         (3000, 1, 100, 2000, 100),
     ):
         settings = load_settings(Settings, streaming={"freshness_ms": target, "parallelism": parallelism})
