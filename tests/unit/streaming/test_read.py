@@ -20,7 +20,7 @@ class Tables:
 def declared(**changed: Any) -> str:
     tables = Tables()
     given = {"topics": ["clicks", "erasures"], "group": "freshrec", "wait_ms": 6, "accept_gap": False, **changed}
-    read.declare(tables, read.EVENTS, KafkaSettings(), **given)  # type: ignore[arg-type]
+    read.declare(tables, read.EVENTS, KafkaSettings(), **given)
     return tables.sql
 
 
