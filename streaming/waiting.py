@@ -21,6 +21,8 @@ from pyflink.datastream.state import MapState
 HOLD_MS = 20_000
 # How often a shard is looked at whose users wait. All was read when nothing old has come for as long.
 LOOK_MS = 100
+# So many pauses in a row count, even if a busy thread looked away: on a full machine it may be busy at every look.
+PAUSES = 10
 # Users whose rows are made at once. More: what comes meanwhile waits longer; these take two cores 0.15 s. Fewer: more
 # to do besides; 512 give a tenth fewer rows a second.
 PIECE = 1024
@@ -47,10 +49,10 @@ class Hold:
     def over(self, now: float, late_ms: int) -> bool:
         """Whether rows are to be made now; asked every LOOK_MS, and this time late_ms late.
 
-        Who asks late does so from a thread that was busy: that nothing came meanwhile says nothing.
+        Who asks late does so from a thread that was busy: that nothing came meanwhile says little.
         """
         began = self._began = now if self._began is None else self._began
-        read = now - self._old_came >= self._quiet_s and late_ms < LOOK_MS / 2
+        read = now - self._old_came >= self._quiet_s * (1 if late_ms < LOOK_MS / 2 else PAUSES)
         if not read and now - began < HOLD_MS / 1000:
             return False
         self._began = None
