@@ -39,7 +39,7 @@ TUTORIAL_RATES = (50,)
 SETTLE_S = 5.0
 WARM_UP_EVENTS = 30_000
 # A minute and a half until the JVM's compilers are done.
-WARM_UP_S, WARM_UP_S_QUICK, WARM_UP_RATE = 90.0, 25.0, 1_000.0
+WARM_UP_S, WARM_UP_S_QUICK, WARM_UP_RATE = 90.0, 20.0, 1_000.0
 # After the last event: a system that holds the rate needs milliseconds.
 DRAIN_S = 20.0
 PROBES_PER_S = 4.0
