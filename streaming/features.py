@@ -163,7 +163,7 @@ class Features(KeyedProcessFunction):  # type: ignore[misc]
         if waiting.rings != timestamp:
             return
         late_ms = int(time.time() * 1000) - timestamp
-        if waiting and not self._going() and self._hold.over(time.monotonic(), late_ms):
+        if not self._going() and self._hold.over(time.monotonic(), late_ms):
             for shard in self._waiting.values():
                 shard.go()
         if waiting is self._going():

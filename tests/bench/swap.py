@@ -28,7 +28,7 @@ from trainer.publish import Release
 
 SWAPS, SWAPS_QUICK = 500, 20
 # What comes meanwhile fills users' records, RocksDB's cache and tables, with or without a swap: without one and without
-# these beforehand, memory grew from 886 to 993 MiB in as long a time as the swaps take. As many as come meanwhile.
+# these beforehand, memory grew from 886 to 993 MiB in a quarter of an hour. As many as come during the swaps.
 AGE, AGE_QUICK, AGE_AT_ONCE = 450_000, 30_000, 30_000
 # A release is loaded, checked and warmed within this where a core is to be had, so that every announcement becomes a
 # swap. On two slow and busy cores some are overtaken by the next one.
@@ -50,7 +50,10 @@ COUNTED = ("score_swaps", "score_refused", "score_rolled_back")
 
 @dataclass(frozen=True)
 class Plan:
-    """How often a model is announced, how long the feed goes on without one first, events a second and before it."""
+    """How often a model is announced, how long the feed goes on without one first, its events a second.
+
+    age: events before the feed; see AGE.
+    """
 
     swaps: int
     every_s: float = EVERY_S

@@ -324,13 +324,17 @@ def test_a_restarted_job_makes_the_rows_that_waited_with_its_own_write_times(
         assert own == other
 
 
-def test_a_timer_that_rings_an_hour_late_after_a_restart_holds_nobody_up(late: type[Late]) -> None:
-    """As it does when the clock is put back meanwhile."""
+def after_the_clock_was_put_back(late: type[Late]) -> Job:
+    """A job that goes on from one in which ann waited, whose timer rings in an hour; what comes is old."""
     before = Job()
     late.yes = True
     before.take([record(Click("a1", "ann", "i", NOW_MS))])
     before.context.timers[:] = [(NOW_MS + 3_600_000, 7)]
-    after = Job(before.context)
+    return Job(before.context)
+
+
+def test_a_timer_that_rings_an_hour_late_after_a_restart_holds_nobody_up(late: type[Late]) -> None:
+    after = after_the_clock_was_put_back(late)
     after.take([record(Click("b1", "bob", "i", NOW_MS))])
     late.yes = False
     after.take([record(Click("a2", "ann", "i", NOW_MS))])
@@ -356,11 +360,7 @@ def test_whoever_waited_before_a_restart_gets_a_timer_with_the_first_micro_batch
     late: type[Late],
 ) -> None:
     """Shards take turns: one without a timer would keep all others from theirs."""
-    before = Job()
-    late.yes = True
-    before.take([record(Click("a1", "ann", "i", NOW_MS))])
-    before.context.timers[:] = [(NOW_MS + 3_600_000, 7)]
-    after = Job(before.context)
+    after = after_the_clock_was_put_back(late)
     after.take([record(Click("a1", "ann", "i", NOW_MS))])
     after.take([record(Click("b1", "bob", "i", NOW_MS))], shard=8)
     late.yes = False
