@@ -5,7 +5,9 @@ long, and others after it. No clock of a producer has a say in it: those may be 
 """
 
 import logging
+import math
 import threading
+import time
 from collections import deque
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -25,12 +27,15 @@ Ends = dict[tuple[int, int], int]
 class Lag:
     """Knows where the partitions of the event topics ended `behind_ms` ago, or up to half as long before that.
 
-    Asks in a thread of its own. A Kafka that does not answer makes nobody late: older ends are passed sooner.
+    Where nobody looked for so long (this process has just started, or stood still, or Kafka did not answer) all that is
+    there counts as old: nearly all of it is, and to know it only when another `behind_ms` have passed would cost as
+    many rows as are made by then. Asks in a thread of its own. A Kafka that does not answer makes nobody late: older
+    ends are passed sooner.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pause_s = settings.streaming.behind_ms / 2000
+        self._behind_s = settings.streaming.behind_ms / 1000
         self._ends: Ends = {}
         self._closed = threading.Event()
         threading.Thread(target=self._ask, name="lag", daemon=True).start()
@@ -46,14 +51,20 @@ class Lag:
     def _ask(self) -> None:
         # The first of three answers is two pauses old when the third is there.
         answers: deque[Ends] = deque(maxlen=3)
-        topics, answered = self._settings.event_topics, True
+        topics, answered, looked = self._settings.event_topics, True, -math.inf
         consumer: Consumer | None = None
-        while not self._closed.wait(self._pause_s):
+        while not self._closed.is_set():
             try:
                 if consumer is None:  # with the password of today
                     consumer = looking(self._settings, f"{self._settings.job_name}-look")
                     places = [TopicPartition(*place, _END) for place in partitions(consumer, topics)]
+                now = time.monotonic()
                 found = consumer.offsets_for_times(places, timeout=ANSWER_S)
+                if now - looked >= self._behind_s:
+                    answers.clear()
+                looked, answered = now, True
+                answers.append({(topics.index(one.topic), one.partition): one.offset for one in found})
+                self._ends = answers[0]
             except (KafkaException, FreshrecError) as error:
                 if answered:
                     log.warning("lag: Kafka does not say where its topics end; no row waits until it does (%s)", error)
@@ -61,10 +72,6 @@ class Lag:
                 if consumer is not None:
                     consumer.close()
                 consumer = None
-                continue
-            answered = True
-            answers.append({(topics.index(one.topic), one.partition): one.offset for one in found})
-            if len(answers) == answers.maxlen:
-                self._ends = answers[0]
+            self._closed.wait(self._behind_s / 2)
         if consumer is not None:
             consumer.close()

@@ -33,17 +33,21 @@ class Kafka:
         self.closed = True
 
 
-def asked(monkeypatch: pytest.MonkeyPatch, *ends: int | None) -> Lag:
-    """One that has asked so often, and was closed then."""
+def asked(monkeypatch: pytest.MonkeyPatch, *ends: int | None, still_before: int = -1) -> Lag:
+    """One that has asked so often and was closed then. still_before: an answer before which the process stood still."""
     kafka = Kafka(*ends)
+    behind_s = Settings().streaming.behind_ms / 1000
 
     class Rounds:
-        left = len(ends)
+        asked, clock = 0, 1000.0
 
-        def wait(self, pause_s: float) -> bool:
-            assert pause_s == Settings().streaming.behind_ms / 2000
-            self.left -= 1
-            return self.left < 0
+        def is_set(self) -> bool:
+            return self.asked == len(ends)
+
+        def wait(self, pause_s: float) -> None:
+            assert pause_s == behind_s / 2
+            Rounds.asked += 1
+            Rounds.clock += behind_s if self.asked == still_before else pause_s
 
     class AtOnce:
         def __init__(self, target: Callable[[], None], **_options: Any) -> None:
@@ -56,9 +60,15 @@ def asked(monkeypatch: pytest.MonkeyPatch, *ends: int | None) -> Lag:
     monkeypatch.setattr(lag, "partitions", partitions)
     monkeypatch.setattr("threading.Event", Rounds)
     monkeypatch.setattr("threading.Thread", AtOnce)
+    monkeypatch.setattr("time.monotonic", lambda: Rounds.clock)
     found = Lag(Settings())
     assert kafka.closed
     return found
+
+
+def newest_old(now: Lag) -> int:
+    """The last offset that is behind, in the partition that has records."""
+    return max((offset for offset in range(100) if now.behind(0, 0, offset)), default=-1)
 
 
 def test_behind_is_before_an_end_that_is_a_while_old(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,17 +80,22 @@ def test_behind_is_before_an_end_that_is_a_while_old(monkeypatch: pytest.MonkeyP
     assert not now.behind(1, 0, 0), "another topic"
 
 
-def test_nobody_is_behind_before_a_while_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not asked(monkeypatch, 10, 20).behind(0, 0, 1)
+def test_what_is_there_at_the_start_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert newest_old(asked(monkeypatch, 10)) == 8
+    assert newest_old(asked(monkeypatch, 10, 20)) == 8, "what came since is not"
 
 
-def test_old_answers_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert asked(monkeypatch, 10, 20, 30, 40).behind(0, 0, 18)
+def test_what_came_while_nobody_looked_is_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert newest_old(asked(monkeypatch, 10, 20, 30, 40)) == 18
+    assert newest_old(asked(monkeypatch, 10, 20, 30, 40, still_before=3)) == 38
+    assert newest_old(asked(monkeypatch, 10, 20, 30, 40, 50, 60, still_before=3)) == 38
+    assert newest_old(asked(monkeypatch, 10, None, None, 40)) == 38, "Kafka did not answer meanwhile"
+    assert newest_old(asked(monkeypatch, 10, 20, None)) == 8, "but while it does not, nothing is known of that"
 
 
 def test_a_kafka_that_does_not_answer_leaves_what_was_known_and_is_named_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    now = asked(monkeypatch, 10, 20, None, None, 30)
+    now = asked(monkeypatch, 10, 20, 30, None, None)
     assert [record.name for record in caplog.records] == ["lag"]
-    assert (now.behind(0, 0, 8), now.behind(0, 0, 9)) == (True, False)
+    assert newest_old(now) == 8
