@@ -5,7 +5,6 @@ long, and others after it. No clock of a producer has a say in it: those may be 
 """
 
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -49,9 +48,9 @@ class Lag:
         self._closed.set()
 
     def _ask(self) -> None:
-        # The first of three answers is two pauses old when the third is there.
-        answers: deque[Ends] = deque(maxlen=3)
-        topics, answered, looked = self._settings.event_topics, True, -math.inf
+        # When it was asked, and the answer. The first of three is two pauses old when the third is there.
+        answers: deque[tuple[float, Ends]] = deque(maxlen=3)
+        topics, answered = self._settings.event_topics, True
         consumer: Consumer | None = None
         while not self._closed.is_set():
             try:
@@ -60,11 +59,11 @@ class Lag:
                     places = [TopicPartition(*place, _END) for place in partitions(consumer, topics)]
                 now = time.monotonic()
                 found = consumer.offsets_for_times(places, timeout=ANSWER_S)
-                if now - looked >= self._behind_s:
+                answered = True
+                if answers and now - answers[-1][0] >= self._behind_s:
                     answers.clear()
-                looked, answered = now, True
-                answers.append({(topics.index(one.topic), one.partition): one.offset for one in found})
-                self._ends = answers[0]
+                answers.append((now, {(topics.index(one.topic), one.partition): one.offset for one in found}))
+                self._ends = answers[0][1]
             except (KafkaException, FreshrecError) as error:
                 if answered:
                     log.warning("lag: Kafka does not say where its topics end; no row waits until it does (%s)", error)
